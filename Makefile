@@ -1,0 +1,63 @@
+# hvd_yolo: `make train` and `make test` do everything on a fresh machine; `make setup` alone prepares it (GPU=1: CUDA and NCCL).
+
+SHELL  := /bin/bash
+PYTHON ?= python3
+GPU    ?= 0
+DEVICE := $(if $(filter 1,$(GPU)),gpu,cpu)
+VENV   ?= $(if $(filter 1,$(GPU)),.venv-gpu,.venv)
+BIN    := $(abspath $(VENV))/bin
+
+# command that must exist : Debian package that brings it
+PACKAGES := cmake:cmake g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin ssh:openssh-client
+
+REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements-gpu.txt) requirements.txt
+STAMP := $(VENV)/.requirements-$(DEVICE)
+
+.PHONY: setup system train test lint clean
+
+setup: system $(STAMP)
+	@./install_horovod.sh $(VENV) $(DEVICE)
+	@echo "setup: ready; . $(VENV)/bin/activate puts python and horovodrun on your PATH"
+
+# Root installs what is missing; anyone else is told, and goes on with Gloo alone when only MPI is missing.
+system:
+	@missing=; for pair in $(PACKAGES); do \
+	  command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null \
+	  || missing="$$missing python3-dev"; \
+	if [ -z "$$missing" ]; then echo "system: every needed package is here"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "system: installing$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+	  echo "system: missing$$missing; as root: apt-get install$$missing"; \
+	  if command -v cmake >/dev/null && command -v g++ >/dev/null; then \
+	    echo "system: going on with what is here; without MPI, Horovod is built on Gloo alone"; \
+	  else exit 1; fi; fi
+
+$(VENV)/bin/python:
+	@echo "venv: $(VENV) from $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(REQUIREMENTS) setup.py $(VENV)/bin/python
+	@echo "pip: $(REQUIREMENTS)"
+	@if [ $(DEVICE) = gpu ]; then $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-gpu.txt; fi
+	@$(BIN)/python -m pip install -q --disable-pip-version-check \
+	  -r <(if [ $(DEVICE) = gpu ]; then grep -v '^torch==' requirements.txt; else cat requirements.txt; fi)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Two Horovod ranks on the drawn data set; ends with AP on the console and the run in runs/.
+train: setup
+	$(BIN)/horovodrun -np 2 -H localhost:2 $(BIN)/python -m hvd_yolo.train --config configs/shapes_yolov8n.yaml
+
+test: setup
+	$(BIN)/python -m pytest -q tests
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

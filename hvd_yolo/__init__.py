@@ -1,0 +1,1 @@
+"""hvd_yolo: trains torch detectors on any number of machines with Horovod."""

@@ -1,0 +1,130 @@
+"""Box arithmetic as pure functions: formats, IoU, CIoU, non-maximum suppression, letterbox.
+
+Boxes are xyxy in pixels unless a name says otherwise. Functions on tensors keep dtype and device and are differentiable
+where they can be; functions on arrays serve the data side, which has no torch.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
+    """Corner form (..., 4) of boxes given by centre, width and height."""
+    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas (...) of boxes (..., 4); a box turned inside out has none."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (..., M, N) of boxes a (..., M, 4) with boxes b (..., N, 4); 0 where both have no area."""
+    a, b = a.unsqueeze(-2), b.unsqueeze(-3)
+    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
+    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
+    inter = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    return inter / (area(a) + area(b) - inter).clamp(min=torch.finfo(inter.dtype).tiny)
+
+
+def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
+    """CIoU (...) of box pairs a, b (..., 4), broadcast against each other; 1 is a perfect match.
+
+    Zheng et al. 2020, "Distance-IoU Loss", equations 7 to 11: IoU less the squared centre distance over the squared
+    diagonal of the enclosing box, less the weighted disagreement of the aspect ratios. The weight is a constant to
+    the gradient, as in the paper. eps is the usual 1e-7 of YOLO implementations.
+    """
+    width_a, height_a = (a[..., 2] - a[..., 0]), (a[..., 3] - a[..., 1]) + eps
+    width_b, height_b = (b[..., 2] - b[..., 0]), (b[..., 3] - b[..., 1]) + eps
+    inter_w = (torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])).clamp(0)
+    inter_h = (torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])).clamp(0)
+    inter = inter_w * inter_h
+    iou = inter / (width_a * height_a + width_b * height_b - inter + eps)
+
+    hull_w = torch.maximum(a[..., 2], b[..., 2]) - torch.minimum(a[..., 0], b[..., 0])
+    hull_h = torch.maximum(a[..., 3], b[..., 3]) - torch.minimum(a[..., 1], b[..., 1])
+    centre_gap = (b[..., :2] + b[..., 2:] - a[..., :2] - a[..., 2:]).square().sum(-1) / 4
+    gap = centre_gap / (hull_w.square() + hull_h.square() + eps)
+
+    angle = torch.atan(width_b / height_b) - torch.atan(width_a / height_a)
+    v = 4 / math.pi**2 * angle.square()
+    with torch.no_grad():
+        alpha = v / (v - iou + (1 + eps))
+    return iou - gap - alpha * v
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int
+) -> Tensor:
+    """Indices (K) of the boxes (N, 4) that greedy per-class non-maximum suppression keeps, best first.
+
+    Exactly the greedy result (as torchvision.ops.batched_nms), found without a loop over boxes: suppression by
+    earlier survivors is repeated until nothing changes, which is reached after as many rounds as the longest chain
+    of suppressions, a handful in practice. Memory is N x N, so callers cut N to about a thousand first. Equal scores
+    are taken in the order given.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    boxes, labels = boxes[order], labels[order]
+    overlaps = pairwise_iou(boxes, boxes) > iou_threshold
+    suppresses = (overlaps & (labels[:, None] == labels[None, :])).triu_(diagonal=1)
+    suppresses = suppresses.to(torch.float32)
+    kept = torch.ones(len(order), dtype=torch.float32, device=boxes.device)
+    while True:
+        survivors = (kept @ suppresses == 0).to(torch.float32)
+        if torch.equal(survivors, kept):
+            return order[kept.bool()][:max_detections]
+        kept = survivors
+
+
+class Letterbox(NamedTuple):
+    """How an image was scaled and padded: pixel (x, y) went to (x * scale_x + left, y * scale_y + top)."""
+
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+    left: int
+    top: int
+
+    def undo(self, boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Boxes (N, 4) of the padded image in pixels of the original (width x height), clipped to it."""
+        boxes = (boxes - (self.left, self.top, self.left, self.top)) / (
+            self.scale_x,
+            self.scale_y,
+            self.scale_x,
+            self.scale_y,
+        )
+        return clip_boxes(boxes, width, height)
+
+    def apply(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (N, 4) of the original image in pixels of the padded one."""
+        scale = (self.scale_x, self.scale_y, self.scale_x, self.scale_y)
+        return boxes * scale + (self.left, self.top, self.left, self.top)
+
+
+def letterbox(width: int, height: int, size: int) -> Letterbox:
+    """Where a width x height image goes on a size x size canvas: long side to size, centred.
+
+    `width` and `height` of the result are those of the scaled image, in whole pixels; the two scales differ by that
+    rounding, so that boxes go back exactly.
+    """
+    scale = size / max(width, height)
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    return Letterbox(
+        new_width,
+        new_height,
+        new_width / width,
+        new_height / height,
+        (size - new_width) // 2,
+        (size - new_height) // 2,
+    )
+
+
+def clip_boxes(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Boxes (N, 4) cut to the rectangle (0, 0, width, height)."""
+    return boxes.clip(0, (width, height, width, height))

@@ -1,0 +1,146 @@
+"""How ranks talk: the Comm protocol, its twins, and connect(). Nothing else in hvd_yolo speaks Horovod or MPI.
+
+Every method that moves data is a collective: all ranks reach it, equally often and in one order, or all of them wait.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hvd_yolo.comm import launch
+from hvd_yolo.comm.single import SingleComm
+from hvd_yolo.errors import InputError
+
+__all__ = ["Comm", "agree", "broadcast_bytes", "connect", "gather_json", "launch"]
+
+
+class Comm(Protocol):
+    """One rank's view of the job. `size` ranks, this one is `rank`; `local_rank` of `local_size` on its host.
+
+    `device` is where this rank computes; `settings` is what connect() chose for the engine, for the run's records.
+    """
+
+    name: str
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    settings: dict[str, str]
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, the one that prints and writes files. Never put a collective behind it."""
+        ...
+
+    def distribute(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int
+    ) -> torch.optim.Optimizer:
+        """The optimizer whose gradients are sums over all ranks, with the state of the one given, which it replaces.
+
+        Every rank gives the same model and the same number of `passes`: the backward passes between two updates.
+        """
+        ...
+
+    def reduced_gradients(
+        self, optimizer: torch.optim.Optimizer
+    ) -> AbstractContextManager[None]:
+        """Inside, each p.grad is the sum over ranks and passes, and `optimizer.step()` does not reduce again.
+
+        Every rank enters once per update, also one that had no image and made no backward pass. Unscale, clip and
+        step inside.
+        """
+        ...
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The elementwise sum over ranks; every rank gives the same shape and a floating or integer dtype."""
+        ...
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The elementwise mean over ranks; every rank gives the same shape and a floating dtype."""
+        ...
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor, in the order of ranks, on every rank; first dimensions may differ, also be 0."""
+        ...
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
+        """The tensor of rank `root`; the others give one of the same shape and dtype."""
+        ...
+
+    def barrier(self) -> None:
+        """Returns when every rank has called it."""
+        ...
+
+
+def connect(
+    backend: str = "auto", device: str = "auto", groups: int = 4, latency_bound: bool = False
+) -> Comm:
+    """Joins the job that the launcher started, or a job of one.
+
+    auto: Horovod if a launcher promised ranks, else one process without Horovod. groups: gradients are summed in so
+    many fixed groups. latency_bound: many small collectives wait one after the other (SyncBatchNorm).
+    Raises InputError when the ranks that came are not those that were promised, or two ranks share a GPU.
+    """
+    promised = launch.promised()
+    if backend == "auto":
+        backend = "horovod" if promised else "single"
+    if backend == "single":
+        if promised and promised.size > 1:
+            raise InputError(launch.lonely_message(promised, "comm.backend is single"))
+        comm = SingleComm(launch.choose_device(device, 0, 1, torch.cuda.device_count()))
+    else:
+        from hvd_yolo.comm.horovod import HorovodComm
+
+        comm = HorovodComm(promised, device, groups, latency_bound)
+    launch.refuse_shared_gpus(gather_json(comm, launch.gpu_identity(comm.rank, comm.device)))
+    torch.set_num_threads(launch.threads_per_rank(comm.local_size))
+    return comm
+
+
+def broadcast_bytes(comm: Comm, content: bytes | None, root: int = 0) -> bytes:
+    """The bytes of rank `root` on every rank; what the others give is not looked at."""
+    length = len(content) if comm.rank == root and content is not None else 0
+    length = int(comm.broadcast(torch.tensor([length]), root))
+    if comm.rank == root:
+        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    else:
+        buffer = torch.empty(length, dtype=torch.uint8)
+    return comm.broadcast(buffer, root).numpy().tobytes()
+
+
+def gather_json(comm: Comm, value: Any) -> list[Any]:  # noqa: ANN401 (whatever json can hold)
+    """Every rank's value (anything JSON holds), in the order of ranks, on every rank."""
+    encoded = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8).copy()
+    return [json.loads(part.numpy().tobytes()) for part in comm.gather(torch.from_numpy(encoded))]
+
+
+@contextmanager
+def agree(comm: Comm) -> Iterator[None]:
+    """Inside, an InputError on any rank becomes the same InputError on all of them.
+
+    Every rank enters and leaves; so a file that one host alone cannot see ends the whole job with one message, where
+    it would otherwise leave the other ranks waiting. The inside must hold no collective.
+    """
+    error = None
+    try:
+        yield
+    except InputError as caught:
+        error = caught
+    messages = gather_json(comm, str(error) if error else None)
+    faults = [(rank, text) for rank, text in enumerate(messages) if text is not None]
+    if faults:
+        rank, text = faults[0]
+        everywhere = len(faults) == comm.size
+        raise InputError(text if everywhere else f"on rank {rank}: {text}") from error
+
+
+def log(comm: Comm) -> logging.Logger:
+    """The logger of this rank, named so that a line tells where it comes from."""
+    return logging.getLogger(f"hvd_yolo.rank{comm.rank}" if comm.size > 1 else "hvd_yolo")

@@ -1,0 +1,146 @@
+"""What the launcher promised, what this host has, and the refusals when the two do not fit.
+
+The only place that reads the environment of horovodrun, mpirun, srun and torchrun.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from hvd_yolo.errors import InputError
+
+
+class Launch(NamedTuple):
+    """What a launcher told this process: its rank out of size."""
+
+    launcher: str
+    rank: int
+    size: int
+
+
+# Launcher, and the variables in which it tells rank and size. The first that is set wins: an mpirun inside a Slurm
+# allocation inherits Slurm's step variables, horovodrun may run inside either.
+_VARIABLES = (
+    ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("mpirun (MPICH, Intel MPI)", "PMI_RANK", "PMI_SIZE"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("torchrun", "RANK", "WORLD_SIZE"),
+)
+
+
+def promised() -> Launch | None:
+    """Rank and size as the launcher's environment tells them, or None when nothing launched this process."""
+    for launcher, rank, size in _VARIABLES:
+        if rank in os.environ and size in os.environ:
+            return Launch(launcher, int(os.environ[rank]), int(os.environ[size]))
+    return None
+
+
+def launched_rank() -> int:
+    """The rank this process was promised, 0 when nothing launched it; known before any rank has connected."""
+    launch = promised()
+    return launch.rank if launch else 0
+
+
+def lonely_message(launch: Launch, found: str) -> str:
+    """What to tell a user whose ranks do not see each other, and what to do about it."""
+    remedy = {
+        "horovodrun": "start it with `horovodrun -np N python -m hvd_yolo.train` from the environment Horovod is in",
+        "mpirun (Open MPI)": "Horovod must be built with the MPI that this mpirun belongs to (`horovodrun "
+        "--check-build` shows [X] MPI) and HOROVOD_CONTROLLER must not be gloo; or start it with "
+        "`horovodrun -np N --gloo python -m hvd_yolo.train`",
+        "mpirun (MPICH, Intel MPI)": "Horovod must be built with the MPI that this mpirun belongs to; or start it "
+        "with `horovodrun -np N --gloo python -m hvd_yolo.train`",
+        "srun": "start it with `srun --mpi=pmix python -m hvd_yolo.train` (`srun --mpi=list` shows what there is), or "
+        "with mpirun inside the allocation",
+        "torchrun": "Horovod does not join ranks that torchrun started: use `horovodrun -np N python -m "
+        "hvd_yolo.train`",
+    }[launch.launcher]
+    return (
+        f"{launch.launcher} promised {launch.size} ranks, but {found}: {launch.size} lonely processes would each "
+        f"train the whole data set. Remedy: {remedy}"
+    )
+
+
+def cpus() -> int:
+    """CPUs this process may use: the affinity mask, cut by the cgroup's quota (a container's --cpus)."""
+    count = len(os.sched_getaffinity(0))
+    quota_v2 = Path("/sys/fs/cgroup/cpu.max")
+    quota_v1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    period_v1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    if quota_v2.is_file():
+        quota, period = quota_v2.read_text().split()
+    elif quota_v1.is_file():
+        quota, period = quota_v1.read_text().strip(), period_v1.read_text().strip()
+    else:
+        return count
+    if quota in ("max", "-1"):
+        return count
+    return max(1, min(count, int(quota) // int(period)))
+
+
+def threads_per_rank(local_size: int) -> int:
+    """Threads for a rank's own arithmetic: OMP_NUM_THREADS if the user set it, else an equal part of the CPUs.
+
+    Open MPI and Gloo leave every rank with all cores, and N ranks with N threads each trample on one another.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return int(os.environ["OMP_NUM_THREADS"])
+    return max(1, cpus() // local_size)
+
+
+def loader_workers(wanted: int, local_size: int, device: torch.device) -> int:
+    """Loader processes for a rank: `wanted`, or for -1 the CPUs its threads leave free, at most 8.
+
+    A rank that trains on the CPU loads in its own process: a worker would take the core the arithmetic needs.
+    """
+    if wanted >= 0:
+        return wanted
+    return 0 if device.type == "cpu" else max(0, min(8, cpus() // local_size - 1))
+
+
+def choose_device(wanted: str, local_rank: int, local_size: int, num_gpus: int) -> torch.device:
+    """The device of a rank: its local rank's GPU, or the only one it can see (Slurm and mpirun may bind one each).
+
+    `num_gpus` is how many this process sees. CUDA_VISIBLE_DEVICES is never written. Raises InputError when there are
+    more ranks on the host than GPUs.
+    """
+    if wanted == "cpu" or (wanted == "auto" and num_gpus == 0):
+        return torch.device("cpu")
+    if num_gpus == 0:
+        raise InputError(
+            f"device is cuda, but torch sees no GPU on {socket.gethostname()}: `nvidia-smi` and `python -c 'import "
+            "torch; print(torch.version.cuda)'` tell whether the driver or a CPU build of torch is the cause"
+        )
+    if num_gpus == 1:
+        return torch.device("cuda", 0)
+    if local_rank >= num_gpus:
+        raise InputError(
+            f"{local_size} ranks on {socket.gethostname()}, but only {num_gpus} GPUs: start at most {num_gpus} ranks "
+            f"there (-H {socket.gethostname()}:{num_gpus}, slots={num_gpus} in the hostfile)"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def gpu_identity(rank: int, device: torch.device) -> dict[str, str | int]:
+    """Who computes where: rank, host and, for a GPU, its unique id; what refuse_shared_gpus compares."""
+    gpu = "" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
+    return {"rank": rank, "host": socket.gethostname(), "gpu": gpu}
+
+
+def refuse_shared_gpus(identities: list[dict[str, str | int]]) -> None:
+    """Raises InputError when two ranks (one identity each) compute on one GPU."""
+    owner: dict[str, int] = {}
+    for identity in identities:
+        gpu, rank = identity["gpu"], identity["rank"]
+        if gpu and gpu in owner:
+            raise InputError(
+                f"ranks {owner[gpu]} and {rank} both compute on GPU {gpu} of {identity['host']}: give each rank a GPU "
+                "of its own; under Slurm use --gpus-per-task=1 --gpu-bind=single:1, or none of both, so that each "
+                "rank sees all GPUs and takes the one of its local rank"
+            )
+        owner[gpu] = rank

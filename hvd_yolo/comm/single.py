@@ -1,0 +1,57 @@
+"""The twin for one process: no Horovod, no MPI, and the same code everywhere else."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+
+class SingleComm:
+    """A job of one rank; every collective is the identity. See Comm for what the methods promise."""
+
+    name = "single"
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    is_main = True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.settings: dict[str, str] = {}
+
+    def distribute(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,  # noqa: ARG002
+        passes: int,  # noqa: ARG002
+    ) -> torch.optim.Optimizer:
+        """The optimizer itself."""
+        return optimizer
+
+    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Gradients are whole already; a parameter without one gets zeros, as on many ranks."""
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is None and p.requires_grad:
+                    p.grad = torch.zeros_like(p)
+        return nullcontext()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """A copy."""
+        return tensor.clone()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """A copy."""
+        return tensor.clone()
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The one part."""
+        return [tensor.clone()]
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:  # noqa: ARG002
+        """A copy."""
+        return tensor.clone()
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""

@@ -1,0 +1,33 @@
+"""Every option of hvd_yolo, and how a command line becomes a Config."""
+
+from hvd_yolo.config.options import (
+    AugmentConfig,
+    CheckpointConfig,
+    CommConfig,
+    Config,
+    EvalConfig,
+    EvaluateConfig,
+    LoaderConfig,
+    OptimConfig,
+    ReportConfig,
+    TrainConfig,
+)
+from hvd_yolo.config.parsing import flatten, from_yaml, load, parse, to_yaml
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointConfig",
+    "CommConfig",
+    "Config",
+    "EvalConfig",
+    "EvaluateConfig",
+    "LoaderConfig",
+    "OptimConfig",
+    "ReportConfig",
+    "TrainConfig",
+    "flatten",
+    "from_yaml",
+    "load",
+    "parse",
+    "to_yaml",
+]

@@ -1,0 +1,256 @@
+"""Every option of hvd_yolo, once. The dataclasses are the command line, the YAML file and the documentation.
+
+The words are those of YOLOv5 and Ultralytics where they have one. Where a default differs from theirs, the line says why.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class OptimConfig:
+    """Optimizer, learning rate and its schedule.
+
+    Args:
+        name: adamw, or sgd with Nesterov momentum. AdamW, as Ultralytics chooses by itself for runs under 10,000 updates.
+        lr: learning rate of one rank; lr_scaling multiplies it.
+        lr_scaling: rate on N ranks and A accumulated passes: linear (x N A, Goyal et al. 2017), sqrt (x sqrt(N A), the
+            rule for Adam, Malladi et al. 2022) or none. With global_batch the rate does not change with the ranks.
+        schedule: decay after the warmup: cosine, linear or constant.
+        final_lr: the schedule ends at this share of the peak rate.
+        warmup_epochs: the rate climbs from its start to its peak over this many epochs.
+        warmup_start: the warmup starts at this share of lr, the unscaled rate.
+        momentum: momentum of SGD, and first beta of AdamW.
+        weight_decay: decay of weights; biases and normalisation layers are left out.
+        clip_norm: largest global norm of the gradient; 0 switches clipping off.
+        ema_decay: decay of the exponential moving average of the weights; 0 switches it off.
+        ema_tau: updates over which that decay builds up.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 0.001
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final_lr: float = 0.01
+    warmup_epochs: float = 3.0
+    warmup_start: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    clip_norm: float = 10.0
+    ema_decay: float = 0.9999
+    ema_tau: float = 2000.0
+
+
+@dataclass
+class AugmentConfig:
+    """What happens to a training image; probabilities and ranges in the words of Ultralytics.
+
+    Args:
+        mosaic: probability of putting four images together.
+        close_mosaic: the last so many epochs see no mosaic, mixup or cutmix.
+        mixup: probability of blending in a second picture.
+        cutmix: probability of pasting a rectangle of a second picture.
+        degrees: rotation by an angle drawn from +-degrees.
+        translate: shift by up to this share of the image.
+        scale: zoom drawn from 1 - scale to 1 + scale.
+        shear: shear by an angle drawn from +-shear degrees, along x and along y.
+        perspective: perspective coefficients drawn from +-perspective (at most 0.001).
+        crop: probability of taking a random crop of an image, half to all of each side.
+        hsv_h: hue shift, drawn from +-hsv_h of the circle.
+        hsv_s: saturation gain, drawn from 1 +- hsv_s.
+        hsv_v: value gain, drawn from 1 +- hsv_v.
+        fliplr: probability of a horizontal flip.
+        flipud: probability of a vertical flip.
+    """
+
+    mosaic: float = 1.0
+    close_mosaic: int = 10
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    crop: float = 0.0
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    fliplr: float = 0.5
+    flipud: float = 0.0
+
+
+@dataclass
+class LoaderConfig:
+    """How images reach the training loop.
+
+    Args:
+        prefetch: batches each worker reads ahead.
+        max_unreadable: unreadable images that are named and skipped, all ranks together, before the run ends with an error.
+    """
+
+    prefetch: int = 4
+    max_unreadable: int = 100
+
+
+@dataclass
+class TrainConfig:
+    """The training step.
+
+    Args:
+        accumulate: passes of batch_size images a rank makes before each update; global_batch computes it by itself.
+        amp: forward and backward in none (float32), bf16 or fp16 (with loss scaling).
+        sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
+        freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
+        channels_last: NHWC weights and images, the faster layout on CPUs and on tensor cores.
+        dtype: float32, or float64 to compare runs to the last digit.
+    """
+
+    accumulate: int = 1
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    sync_bn: bool = False
+    freeze_bn: bool = False
+    channels_last: bool = True
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+@dataclass
+class CommConfig:
+    """How ranks talk.
+
+    Args:
+        backend: horovod, single (one process), or auto: what the launcher promised.
+        groups: gradients are summed in so many fixed groups; fixed, so that two runs give the same bits.
+    """
+
+    backend: Literal["auto", "horovod", "single"] = "auto"
+    groups: int = 4
+
+
+@dataclass
+class CheckpointConfig:
+    """When the training state is written.
+
+    Args:
+        every_updates: also write last.pt every so many updates; 0 writes it at the end of each epoch only.
+        every_epochs: also keep epoch_NNN.pt every so many epochs; 0 keeps none.
+    """
+
+    every_updates: int = 0
+    every_epochs: int = 0
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation on the val split, by all ranks.
+
+    Args:
+        every: evaluate after every so many epochs, and after the last; 0 never.
+        batch_size: images a forward pass; 0 takes batch_size of the training.
+        conf: detections below this score are dropped.
+        iou: overlap above which the weaker of two detections of one class is dropped.
+        max_detections: detections kept an image; COCO scores the best 100.
+        loss: compute the validation loss too.
+        scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the faster where installed.
+    """
+
+    every: int = 1
+    batch_size: int = 0
+    conf: float = 0.001
+    iou: float = 0.7
+    max_detections: int = 300
+    loss: bool = True
+    scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"
+
+
+@dataclass
+class ReportConfig:
+    """What the run tells.
+
+    Args:
+        every: updates between two progress lines and train lines of metrics.jsonl.
+    """
+
+    every: int = 10
+
+
+@dataclass
+class EvaluateConfig:
+    """Score a checkpoint on one split of a data set, on any number of ranks.
+
+    Args:
+        weights: checkpoint of a run (best.pt).
+        data: data set, as in training; empty: the one the run was trained on.
+        split: train, val or test.
+        imgsz: side of the square model input, pixels; 0: that of the training.
+        batch_size: images a forward pass.
+        workers: loader processes a rank; -1: from the CPUs there are.
+        device: auto, cpu or cuda.
+        results: file to write the detections to, in COCO's results format.
+        comm: how ranks talk.
+        eval: evaluation.
+    """
+
+    weights: str = ""
+    data: str = ""
+    split: str = "val"
+    imgsz: int = 0
+    batch_size: int = 16
+    workers: int = -1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    results: str = ""
+    comm: CommConfig = field(default_factory=CommConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+@dataclass
+class Config:
+    """Train a detector on any number of ranks.
+
+    Args:
+        model: built-in model (yolov8n, s, m, l, x), or package.module:callable that takes num_classes.
+        weights: checkpoint to start from; classes may differ, layers that fit are taken.
+        data: shapes (drawn, needs no files), an Ultralytics data.yaml, a COCO folder or a Pascal VOC folder.
+        imgsz: side of the square model input, pixels.
+        epochs: passes over the training images.
+        batch_size: images a rank handles at once.
+        global_batch: images per update over all ranks, whatever their number; 0: batch_size x ranks x train.accumulate.
+        max_updates: stop after so many updates; 0: no limit.
+        workers: loader processes a rank; -1: from the CPUs there are.
+        device: auto, cpu or cuda; which GPU is decided by the local rank.
+        seed: of initial weights, order and augmentation.
+        output: folder of the run, continued if it holds an unfinished one; empty: the next free runs/exp, runs/exp2, ...
+        resume: folder of a run to continue.
+        override: keys that may differ from the resumed run although they change the mathematics, comma separated.
+        optim: optimizer and learning rate.
+        augment: what happens to training images.
+        loader: how images reach the loop.
+        train: the training step.
+        comm: how ranks talk.
+        checkpoint: when state is written.
+        eval: evaluation.
+        report: what the run tells.
+    """
+
+    model: str = "yolov8n"
+    weights: str = ""
+    data: str = "shapes"
+    imgsz: int = 640
+    epochs: int = 100
+    batch_size: int = 16
+    global_batch: int = 0
+    max_updates: int = 0
+    workers: int = -1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    output: str = ""
+    resume: str = ""
+    override: str = ""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    comm: CommConfig = field(default_factory=CommConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)

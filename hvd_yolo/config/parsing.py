@@ -1,0 +1,127 @@
+"""From a command line and YAML files to a Config, refusing whatever is not an option."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonargparse
+import yaml
+
+from hvd_yolo.config.options import Config
+from hvd_yolo.errors import InputError
+
+T = TypeVar("T")
+_TRAIN = "hvd_yolo.train"
+
+# Keys that may change on resume: they move no weight. Whole sections end with a dot.
+_FREE_ON_RESUME = (
+    "output", "resume", "override", "workers", "device",
+    "loader.", "comm.", "checkpoint.", "eval.", "report.",
+)  # fmt: skip
+
+
+def load(argv: Sequence[str]) -> Config:
+    """The config that a command line asks for: defaults, then `--config FILE`, then `--key value`.
+
+    With `--resume RUN`, or an `--output` folder that already holds a run, that run's own config.yaml comes before the
+    command line, and a key that changes the mathematics is refused unless `--override` names it.
+    Raises InputError naming the key or the file; `--help` prints every option and exits.
+    """
+    config = parse(Config, argv, _TRAIN)
+    folder = config.resume or config.output
+    saved_file = Path(folder, "config.yaml")
+    if config.resume and not saved_file.is_file():
+        raise InputError(f"--resume {config.resume}: no run there ({saved_file} is missing)")
+    if folder and saved_file.is_file():
+        saved = parse(Config, ["--config", str(saved_file)], _TRAIN)
+        config = parse(Config, ["--config", str(saved_file), *argv], _TRAIN)
+        _refuse_changes(saved, config, saved_file)
+        config = dataclasses.replace(config, output=folder, resume=folder)
+    _check_values(config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """Every key as YAML, the way config.yaml holds it; what only steers a resume is left empty."""
+    values = dataclasses.asdict(dataclasses.replace(config, resume="", override=""))
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def from_yaml(text: str) -> Config:
+    """The Config that `to_yaml` wrote; an unknown key or a wrong type raises InputError."""
+    return _instantiate(Config, _TRAIN, lambda parser: parser.parse_string(text))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """`{"optim.lr": 0.001, ...}`: every option by its full key."""
+    flat = {}
+    for key, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": item for inner, item in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def parse(kind: type[T], argv: Sequence[str], prog: str) -> T:
+    """An instance of the options dataclass `kind` from `--config FILE` and `--key value`; raises InputError."""
+    return _instantiate(kind, prog, lambda parser: parser.parse_args(list(argv)))
+
+
+def _instantiate(
+    kind: type[T], prog: str, parse: Callable[[jsonargparse.ArgumentParser], jsonargparse.Namespace]
+) -> T:
+    parser = jsonargparse.ArgumentParser(
+        prog=f"python -m {prog}", description=kind.__doc__.split("\n")[0], exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
+    parser.add_class_arguments(kind, as_group=False)
+    try:
+        values = parse(parser).as_dict()
+    except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
+        message = re.sub(r"\s*\n\s*", " ", str(error)).replace("unrecognized arguments", "unknown key")
+        raise InputError(f"{message} (python -m {prog} --help lists every key)") from error
+    arguments = {}
+    for item in dataclasses.fields(kind):
+        section = item.default_factory
+        value = values[item.name]
+        arguments[item.name] = value if section is dataclasses.MISSING else section(**value)
+    return kind(**arguments)
+
+
+def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
+    allowed = {key.strip() for key in config.override.split(",") if key.strip()}
+    old, new = flatten(saved), flatten(config)
+    for key in sorted(allowed - old.keys()):
+        raise InputError(f"--override {key}: there is no such key")
+    for key, value in new.items():
+        is_free = key in _FREE_ON_RESUME or key.startswith(
+            tuple(k for k in _FREE_ON_RESUME if k.endswith("."))
+        )
+        if value != old[key] and not is_free and key not in allowed:
+            raise InputError(
+                f"{key} is {value!r}, but the run in {saved_file.parent} was started with {old[key]!r}. "
+                f"To resume it leave {key} out, to change it all the same add --override {key}, "
+                "or choose another --output for a new run"
+            )
+
+
+def _check_values(config: Config) -> None:
+    at_least = {
+        "imgsz": 1, "epochs": 1, "batch_size": 1, "global_batch": 0, "max_updates": 0, "workers": -1,
+        "train.accumulate": 1, "comm.groups": 1, "loader.prefetch": 1, "report.every": 1, "eval.every": 0,
+        "seed": 0,
+    }  # fmt: skip
+    flat = flatten(config)
+    for key, least in at_least.items():
+        if flat[key] < least:
+            raise InputError(f"{key} is {flat[key]}, it must be at least {least}")
+    if config.global_batch and config.train.accumulate != 1:
+        raise InputError(
+            "global_batch and train.accumulate both set the images per update: with global_batch the passes follow "
+            "from batch_size, so leave train.accumulate out"
+        )
+    if config.train.dtype == "float64" and config.train.amp != "none":
+        raise InputError("train.amp needs train.dtype float32")

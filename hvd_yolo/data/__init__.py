@@ -1,0 +1,60 @@
+"""Data sets, and how their images reach the ranks. open_dataset() tells the formats apart."""
+
+from pathlib import Path
+
+import yaml
+
+from hvd_yolo.data import coco, voc, yolo_txt
+from hvd_yolo.data.dataset import Annotations, Dataset, Sample, UnreadableImage
+from hvd_yolo.data.shapes import Shapes
+from hvd_yolo.errors import InputError
+
+__all__ = ["Annotations", "Dataset", "Sample", "UnreadableImage", "open_dataset"]
+
+_FORMS = (
+    "expected `shapes`, a data.yaml of Ultralytics, a COCO folder (annotations/instances_SPLIT.json) or a Pascal VOC "
+    "folder (Annotations/ and ImageSets/Main/SPLIT.txt)"
+)
+
+
+def open_dataset(path: str, split: str) -> Dataset:
+    """The data set's `split`: train, val or test.
+
+    path: `shapes` or `shapes:N` (N drawn training images), a YAML file, a COCO folder or a VOC folder. A YAML file may
+    name `format: coco` or `format: voc` beside `path` and `names`, to fix the order of the classes. Raises InputError
+    when there is nothing of that kind, or nothing in it.
+    """
+    if path == "shapes" or path.startswith("shapes:"):
+        return Shapes.from_name(path, split)
+    location = Path(path)
+    if not location.exists():
+        raise InputError(f"data {path}: no such file or folder; {_FORMS}")
+    if location.is_file():
+        dataset = _open_yaml(location, split)
+    elif (location / "annotations").is_dir():
+        dataset = coco.open_split(location, split)
+    elif (location / "Annotations").is_dir():
+        dataset = voc.open_split(location, split)
+    else:
+        raise InputError(f"data {path}: {_FORMS}")
+    if len(dataset) == 0:
+        raise InputError(f"data {path}: the {split} split has no images")
+    return dataset
+
+
+def _open_yaml(file: Path, split: str) -> Dataset:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"data {file}: not a YAML file: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"data {file}: {_FORMS}")
+    kind = content.get("format", "yolo")
+    folder = file.parent / str(content.get("path", "."))
+    if kind == "yolo":
+        return yolo_txt.open_split(file, content, split)
+    if kind == "coco":
+        return coco.open_split(folder, split, yolo_txt.class_names(file, content))
+    if kind == "voc":
+        return voc.open_split(folder, split, yolo_txt.class_names(file, content))
+    raise InputError(f"data {file}: format is {kind!r}, it must be yolo, coco or voc")

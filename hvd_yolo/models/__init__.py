@@ -1,0 +1,61 @@
+"""Detectors: what one is, and build_model(), which makes one by name or by path."""
+
+import importlib
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from hvd_yolo.errors import InputError
+from hvd_yolo.models import yolov8
+from hvd_yolo.models.losses import Losses
+
+__all__ = ["Detector", "Losses", "ScoredDetector", "build_model"]
+
+Targets = list[dict[str, Tensor]]
+Detections = list[dict[str, Tensor]]
+
+
+class Detector(Protocol):
+    """Any nn.Module in torchvision's convention.
+
+    In training, `model(images, targets)` gives the losses: a dict of scalars, each a mean over the images given, or
+    Losses. In evaluation, `model(images)` gives a list with one dict an image: "boxes" (M, 4) xyxy in input pixels,
+    "scores" (M) and "labels" (M). images: (B, 3, H, W) RGB in 0..1; targets: a list of B dicts with "boxes" (N, 4)
+    and "labels" (N) from 0.
+    """
+
+    def __call__(
+        self, images: Tensor, targets: Targets | None = None
+    ) -> dict[str, Tensor] | Losses | Detections:
+        """Losses in training, detections in evaluation."""
+        ...
+
+
+@runtime_checkable
+class ScoredDetector(Protocol):
+    """A detector that gives both from one forward pass, so that the validation loss costs no second one."""
+
+    def detect_and_score(self, images: Tensor, targets: Targets) -> tuple[Detections, Losses]:
+        """The detections of evaluation mode and the losses of the same forward pass."""
+        ...
+
+
+def build_model(name: str, num_classes: int = 80, **options: Any) -> nn.Module:  # noqa: ANN401
+    """A detector with fresh weights: `yolov8n`, or `package.module:callable` called with num_classes=.
+
+    `options` go to the builder (conf, iou and max_detections of the built-in models). Raises InputError when there
+    is no such model.
+    """
+    if ":" in name:
+        module_name, _, attribute = name.partition(":")
+        try:
+            builder = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"model {name}: {error}; expected package.module:callable") from error
+        return builder(num_classes=num_classes)
+    if name in yolov8.SIZES:
+        return yolov8.build(name, num_classes, **options)
+    raise InputError(
+        f"model {name}: there is none of that name; built in are {', '.join(yolov8.SIZES)}, and any "
+        "package.module:callable"
+    )

@@ -1,0 +1,95 @@
+"""Losses as sums with their divisor, and the loss of anchor-free YOLO heads."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hvd_yolo import boxes as box_ops
+from hvd_yolo.models.assigners import task_aligned
+from hvd_yolo.models.heads import DISTANCE_BINS, Prediction, distance_loss
+
+
+class Losses(NamedTuple):
+    """Sums over the images given, and the number that makes them means.
+
+    terms: scalars by name, summed over the batch, gains applied; weight: scalar to divide them by. The trainer adds
+    up terms and weight over ranks and micro-batches before it divides, so how the images were dealt changes nothing.
+    """
+
+    terms: dict[str, Tensor]
+    weight: Tensor
+
+    def total(self) -> Tensor:
+        """The scalar to back-propagate: the sum of all terms."""
+        return torch.stack(list(self.terms.values())).sum()
+
+
+def as_losses(losses: "dict[str, Tensor] | Losses", num_images: int) -> Losses:
+    """Losses from what a detector returned: a dict holds means over its images, so the weight is their number."""
+    if isinstance(losses, Losses):
+        return losses
+    terms = {name: value * num_images for name, value in losses.items()}
+    return Losses(terms, next(iter(terms.values())).new_tensor(float(num_images)))
+
+
+# Gains of the three terms, those of YOLOv8.
+_GAIN_BOX, _GAIN_CLASS, _GAIN_DISTANCE = 7.5, 0.5, 1.5
+
+
+def aligned_losses(prediction: Prediction, targets: list[dict[str, Tensor]]) -> Losses:
+    """CIoU, class and distance losses under task-aligned assignment, as sums; the weight is the sum of target scores.
+
+    targets: one dict an image with "boxes" (N, 4) in input pixels and "labels" (N). Box and distance terms are
+    weighted by the target score of their point (Feng et al. 2021, equation 6 and 7). Every term is connected to the
+    prediction even without an object, so that the backward pass is the same on every rank.
+    """
+    dtype = torch.float64 if prediction.logits.dtype == torch.float64 else torch.float32
+    distances, logits = prediction.distances.to(dtype), prediction.logits.to(dtype)
+    prediction = Prediction(
+        distances, logits, prediction.points.to(dtype), prediction.strides.to(dtype)
+    )
+    strides = prediction.strides[:, None]
+    boxes = prediction.boxes_in_strides()
+    true_boxes, true_labels, is_real = pad_targets(targets, dtype, logits.device)
+    assigned = task_aligned(
+        logits.detach().sigmoid(),
+        boxes.detach() * strides,
+        prediction.points * strides,
+        true_boxes,
+        true_labels,
+        is_real,
+    )
+
+    class_loss = F.binary_cross_entropy_with_logits(logits, assigned.scores, reduction="sum")
+    positive = assigned.is_positive
+    weight = assigned.scores.sum(-1)[positive]
+    object_boxes = (assigned.boxes / strides)[positive]
+    points = prediction.points.expand(len(logits), -1, -1)[positive]
+    sides = torch.cat((points - object_boxes[:, :2], object_boxes[:, 2:] - points), dim=-1)
+    box_loss = ((1 - box_ops.complete_iou(boxes[positive], object_boxes)) * weight).sum()
+    side_logits = distances[positive].view(-1, 4, DISTANCE_BINS)
+    side_loss = (distance_loss(side_logits, sides) * weight).sum()
+    terms = {
+        "box": _GAIN_BOX * box_loss,
+        "cls": _GAIN_CLASS * class_loss,
+        "dfl": _GAIN_DISTANCE * side_loss,
+    }
+    return Losses(terms, assigned.scores.sum())
+
+
+def pad_targets(
+    targets: list[dict[str, Tensor]], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, M, 4), labels (B, M) and is_real (B, M), M the most objects of an image; the rest is zeros."""
+    most = max((len(t["boxes"]) for t in targets), default=0)
+    boxes = torch.zeros(len(targets), most, 4, dtype=dtype)
+    labels = torch.zeros(len(targets), most, dtype=torch.long)
+    is_real = torch.zeros(len(targets), most, dtype=torch.bool)
+    for i, target in enumerate(targets):
+        count = len(target["boxes"])
+        boxes[i, :count] = target["boxes"]
+        labels[i, :count] = target["labels"]
+        is_real[i, :count] = True
+    return boxes.to(device), labels.to(device), is_real.to(device)

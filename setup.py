@@ -1,0 +1,38 @@
+"""Packaging of hvd_yolo. Horovod is not a dependency here: pip cannot build it, `make setup` does (install_horovod.sh)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "fast-eval": ["faster-coco-eval>=1.6"],
+    "tensorboard": ["tensorboard"],
+    "mlflow": ["mlflow"],
+    "wandb": ["wandb"],
+    "tune": ["optuna"],
+    "export": ["onnx", "onnxruntime", "openvino"],
+    "plots": ["matplotlib"],
+    "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9", "faster-coco-eval>=1.6"],
+}
+
+setup(
+    name="hvd_yolo",
+    version="0.1.0",
+    description="Train any YOLO, or any torch detector, on any number of machines with Horovod, exactly",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["hvd_yolo", "hvd_yolo.*"]),
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.9",
+        "pyyaml>=6.0",
+        "pycocotools>=2.0.8",
+        "jsonargparse[signatures]>=4.40,<5",
+        "tqdm>=4.66",
+    ],
+    extras_require=EXTRAS,
+)
