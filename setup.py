@@ -1,4 +1,5 @@
-"""Packaging of hvd_yolo. Horovod is not a dependency here: pip cannot build it, `make setup` does (install_horovod.sh)."""
+"""Packaging of hvd_yolo. Horovod is not a dependency here: pip cannot build it, `make setup` does
+(install_horovod.sh)."""
 
 from pathlib import Path
 
@@ -18,7 +19,7 @@ EXTRAS = {
 setup(
     name="hvd_yolo",
     version="0.1.0",
-    description="Train any YOLO, or any torch detector, on any number of machines with Horovod, exactly",
+    description="Trains any YOLO or torch detector on any number of machines with Horovod",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

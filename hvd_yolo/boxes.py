@@ -1,7 +1,8 @@
 """Box arithmetic as pure functions: formats, IoU, CIoU, non-maximum suppression, letterbox.
 
-Boxes are xyxy in pixels unless a name says otherwise. Functions on tensors keep dtype and device and are differentiable
-where they can be; functions on arrays serve the data side, which has no torch.
+Boxes are xyxy in pixels unless a name says otherwise. Functions on tensors keep dtype and device
+and are differentiable where they can be; functions on arrays serve the data side, which has no
+torch.
 """
 
 import math
@@ -24,7 +25,8 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (..., M, N) of boxes a (..., M, 4) with boxes b (..., N, 4); 0 where both have no area."""
+    """IoU (..., M, N) of boxes a (..., M, 4) with boxes b (..., N, 4); 0 where both have no
+    area."""
     a, b = a.unsqueeze(-2), b.unsqueeze(-3)
     width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
     height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
@@ -35,9 +37,10 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     """CIoU (...) of box pairs a, b (..., 4), broadcast against each other; 1 is a perfect match.
 
-    Zheng et al. 2020, "Distance-IoU Loss", equations 7 to 11: IoU less the squared centre distance over the squared
-    diagonal of the enclosing box, less the weighted disagreement of the aspect ratios. The weight is a constant to
-    the gradient, as in the paper. eps is the usual 1e-7 of YOLO implementations.
+    Zheng et al. 2020, "Distance-IoU Loss", equations 7 to 11: IoU less the squared centre distance
+    over the squared diagonal of the enclosing box, less the weighted disagreement of the aspect
+    ratios. The weight is a constant to the gradient, as in the paper. eps is the usual 1e-7 of YOLO
+    implementations.
     """
     width_a, height_a = (a[..., 2] - a[..., 0]), (a[..., 3] - a[..., 1]) + eps
     width_b, height_b = (b[..., 2] - b[..., 0]), (b[..., 3] - b[..., 1]) + eps
@@ -61,12 +64,13 @@ def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 def nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int
 ) -> Tensor:
-    """Indices (K) of the boxes (N, 4) that greedy per-class non-maximum suppression keeps, best first.
+    """Indices (K) of the boxes (N, 4) that greedy per-class non-maximum suppression keeps, best
+    first.
 
-    Exactly the greedy result (as torchvision.ops.batched_nms), found without a loop over boxes: suppression by
-    earlier survivors is repeated until nothing changes, which is reached after as many rounds as the longest chain
-    of suppressions, a handful in practice. Memory is N x N, so callers cut N to about a thousand first. Equal scores
-    are taken in the order given.
+    Exactly the greedy result (as torchvision.ops.batched_nms), found without a loop over boxes:
+    suppression by earlier survivors is repeated until nothing changes, which is reached after as
+    many rounds as the longest chain of suppressions, a handful in practice. Memory is N x N, so
+    callers cut N to about a thousand first. Equal scores are taken in the order given.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     boxes, labels = boxes[order], labels[order]
@@ -82,7 +86,8 @@ def nms(
 
 
 class Letterbox(NamedTuple):
-    """How an image was scaled and padded: pixel (x, y) went to (x * scale_x + left, y * scale_y + top)."""
+    """How an image was scaled and padded: pixel (x, y) went to (x * scale_x + left, y * scale_y +
+    top)."""
 
     width: int
     height: int
@@ -92,7 +97,8 @@ class Letterbox(NamedTuple):
     top: int
 
     def undo(self, boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Boxes (N, 4) of the padded image in pixels of the original (width x height), clipped to it."""
+        """Boxes (N, 4) of the padded image in pixels of the original (width x height), clipped to
+        it."""
         boxes = (boxes - (self.left, self.top, self.left, self.top)) / (
             self.scale_x,
             self.scale_y,
@@ -110,8 +116,8 @@ class Letterbox(NamedTuple):
 def letterbox(width: int, height: int, size: int) -> Letterbox:
     """Where a width x height image goes on a size x size canvas: long side to size, centred.
 
-    `width` and `height` of the result are those of the scaled image, in whole pixels; the two scales differ by that
-    rounding, so that boxes go back exactly.
+    `width` and `height` of the result are those of the scaled image, in whole pixels; the two
+    scales differ by that rounding, so that boxes go back exactly.
     """
     scale = size / max(width, height)
     new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))

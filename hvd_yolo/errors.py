@@ -1,11 +1,13 @@
-"""What is told to the user in one message with exit code 2: a fault in the config, the data or the launch."""
+"""What is told to the user in one message with exit code 2: a fault in the config, the data or the
+launch."""
 
 
 class InputError(Exception):
     """Something the user gave cannot be used; the text names it and says what to do.
 
-    `rank` is None when every rank raises the same error, so that rank 0 alone speaks; a rank that is alone with its
-    error (an unreadable share of the data, say) puts its own number there and is heard.
+    `rank` is None when every rank raises the same error, so that rank 0 alone speaks; a rank that
+    is alone with its error (an unreadable share of the data, say) puts its own number there and is
+    heard.
     """
 
     def __init__(self, message: str, rank: int | None = None) -> None:

@@ -1,6 +1,8 @@
-"""How ranks talk: the Comm protocol, its twins, and connect(). Nothing else in hvd_yolo speaks Horovod or MPI.
+"""How ranks talk: the Comm protocol, its twins, and connect(). Nothing else in hvd_yolo speaks
+Horovod or MPI.
 
-Every method that moves data is a collective: all ranks reach it, equally often and in one order, or all of them wait.
+Every method that moves data is a collective: all ranks reach it, equally often and in one order, or
+all of them wait.
 """
 
 import json
@@ -21,9 +23,11 @@ __all__ = ["Comm", "agree", "broadcast_bytes", "connect", "gather_json", "launch
 
 
 class Comm(Protocol):
-    """One rank's view of the job. `size` ranks, this one is `rank`; `local_rank` of `local_size` on its host.
+    """One rank's view of the job. `size` ranks, this one is `rank`; `local_rank` of `local_size` on
+    its host.
 
-    `device` is where this rank computes; `settings` is what connect() chose for the engine, for the run's records.
+    `device` is where this rank computes; `settings` is what connect() chose for the engine, for the
+    run's records.
     """
 
     name: str
@@ -36,30 +40,33 @@ class Comm(Protocol):
 
     @property
     def is_main(self) -> bool:
-        """True on rank 0, the one that prints and writes files. Never put a collective behind it."""
+        """True on rank 0, the one that prints and writes files. Never put a collective behind
+        it."""
         ...
 
     def distribute(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int
     ) -> torch.optim.Optimizer:
-        """The optimizer whose gradients are sums over all ranks, with the state of the one given, which it replaces.
+        """The optimizer whose gradients are sums over all ranks, with the state of the one given,
+        which it replaces.
 
-        Every rank gives the same model and the same number of `passes`: the backward passes between two updates.
+        Every rank gives the same model and the same number of `passes`: the backward passes between
+        two updates.
         """
         ...
 
-    def reduced_gradients(
-        self, optimizer: torch.optim.Optimizer
-    ) -> AbstractContextManager[None]:
-        """Inside, each p.grad is the sum over ranks and passes, and `optimizer.step()` does not reduce again.
+    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Inside, each p.grad is the sum over ranks and passes, and `optimizer.step()` does not
+        reduce again.
 
-        Every rank enters once per update, also one that had no image and made no backward pass. Unscale, clip and
-        step inside.
+        Every rank enters once per update, also one that had no image and made no backward pass.
+        Unscale, clip and step inside.
         """
         ...
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The elementwise sum over ranks; every rank gives the same shape and a floating or integer dtype."""
+        """The elementwise sum over ranks; every rank gives the same shape and a floating or integer
+        dtype."""
         ...
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -67,7 +74,8 @@ class Comm(Protocol):
         ...
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, in the order of ranks, on every rank; first dimensions may differ, also be 0."""
+        """Every rank's tensor, in the order of ranks, on every rank; first dimensions may differ,
+        also be 0."""
         ...
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
@@ -84,9 +92,10 @@ def connect(
 ) -> Comm:
     """Joins the job that the launcher started, or a job of one.
 
-    auto: Horovod if a launcher promised ranks, else one process without Horovod. groups: gradients are summed in so
-    many fixed groups. latency_bound: many small collectives wait one after the other (SyncBatchNorm).
-    Raises InputError when the ranks that came are not those that were promised, or two ranks share a GPU.
+    auto: Horovod if a launcher promised ranks, else one process without Horovod. groups: gradients
+    are summed in so many fixed groups. latency_bound: many small collectives wait one after the
+    other (SyncBatchNorm). Raises InputError when the ranks that came are not those that were
+    promised, or two ranks share a GPU.
     """
     promised = launch.promised()
     if backend == "auto":
@@ -125,8 +134,9 @@ def gather_json(comm: Comm, value: Any) -> list[Any]:  # noqa: ANN401 (whatever 
 def agree(comm: Comm) -> Iterator[None]:
     """Inside, an InputError on any rank becomes the same InputError on all of them.
 
-    Every rank enters and leaves; so a file that one host alone cannot see ends the whole job with one message, where
-    it would otherwise leave the other ranks waiting. The inside must hold no collective.
+    Every rank enters and leaves; so a file that one host alone cannot see ends the whole job with
+    one message, where it would otherwise leave the other ranks waiting. The inside must hold no
+    collective.
     """
     error = None
     try:

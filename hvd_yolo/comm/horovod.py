@@ -17,9 +17,9 @@ _LARGEST_MESSAGE = 1 << 30
 class HorovodComm:
     """A rank among hvd.size(). See Comm for what the methods promise.
 
-    Horovod fuses tensors by the moment they arrive, and with that the order of a sum and its last bits change from
-    run to run. Gradients therefore go in fixed groups that are never fused with one another: the same bits each time,
-    and fewer rounds of Horovod's background thread.
+    Horovod fuses tensors by the moment they arrive, and with that the order of a sum and its last
+    bits change from run to run. Gradients therefore go in fixed groups that are never fused with
+    one another: the same bits each time, and fewer rounds of Horovod's background thread.
     """
 
     name = "horovod"
@@ -33,7 +33,8 @@ class HorovodComm:
             import horovod.torch as hvd
         except ImportError as error:
             raise InputError(
-                f"Horovod cannot be imported ({error}): `make setup` builds it for the torch that is installed"
+                f"Horovod cannot be imported ({error}): `make setup` builds it for the torch that "
+                f"is installed"
             ) from error
         hvd.init()
         self._hvd = hvd
@@ -117,8 +118,9 @@ class HorovodComm:
     def _make_missing_passes(self) -> None:
         """Back-propagates zeros into every parameter that a pass did not reach.
 
-        A group is sent when each of its gradients has appeared once per pass. A rank with fewer micro-batches than
-        the others, with none at all, or with a branch its images did not use, would never send it.
+        A group is sent when each of its gradients has appeared once per pass. A rank with fewer
+        micro-batches than the others, with none at all, or with a branch its images did not use,
+        would never send it.
         """
         if self.size == 1:
             return
@@ -128,10 +130,11 @@ class HorovodComm:
 
 
 class _InPlace:
-    """A Horovod compressor that changes nothing but the view: Horovod refuses channels_last gradients.
+    """A Horovod compressor that changes nothing but the view: Horovod refuses channels_last
+    gradients.
 
-    A gradient has its parameter's strides on every rank, so its memory is the same dense run of numbers everywhere;
-    that run is summed in place.
+    A gradient has its parameter's strides on every rank, so its memory is the same dense run of
+    numbers everywhere; that run is summed in place.
     """
 
     @staticmethod
@@ -159,11 +162,13 @@ def _equal_groups(parameters: list[Tensor], count: int) -> list[list[Tensor]]:
 
 
 def _choose_settings(on_cpu: bool, latency_bound: bool) -> dict[str, str]:
-    """Sets what Horovod and Open MPI read at start, unless the user did, and returns what is in force."""
+    """Sets what Horovod and Open MPI read at start, unless the user did, and returns what is in
+    force."""
     chosen = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
     if on_cpu:
-        # The ranks compute on the cores that Horovod's background thread polls from: let it poll less often. With
-        # many small collectives in a row each poll is a wait, and it must be quick.
+        # The ranks compute on the cores that Horovod's background thread polls from: let it poll
+        # less often. With many small collectives in a row each poll is a wait, and it must be
+        # quick.
         chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else "5"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
     for name, value in chosen.items():

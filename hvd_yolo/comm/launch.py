@@ -21,8 +21,8 @@ class Launch(NamedTuple):
     size: int
 
 
-# Launcher, and the variables in which it tells rank and size. The first that is set wins: an mpirun inside a Slurm
-# allocation inherits Slurm's step variables, horovodrun may run inside either.
+# Launcher, and the variables in which it tells rank and size. The first that is set wins: an mpirun
+# inside a Slurm allocation inherits Slurm's step variables, horovodrun may run inside either.
 _VARIABLES = (
     ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE"),
     ("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -33,7 +33,8 @@ _VARIABLES = (
 
 
 def promised() -> Launch | None:
-    """Rank and size as the launcher's environment tells them, or None when nothing launched this process."""
+    """Rank and size as the launcher's environment tells them, or None when nothing launched this
+    process."""
     for launcher, rank, size in _VARIABLES:
         if rank in os.environ and size in os.environ:
             return Launch(launcher, int(os.environ[rank]), int(os.environ[size]))
@@ -41,33 +42,36 @@ def promised() -> Launch | None:
 
 
 def launched_rank() -> int:
-    """The rank this process was promised, 0 when nothing launched it; known before any rank has connected."""
+    """The rank this process was promised, 0 when nothing launched it; known before any rank has
+    connected."""
     launch = promised()
     return launch.rank if launch else 0
 
 
 def lonely_message(launch: Launch, found: str) -> str:
     """What to tell a user whose ranks do not see each other, and what to do about it."""
+    with_mpi = "Horovod must be built with the MPI that this mpirun belongs to"
+    with_gloo = "start it with `horovodrun -np N --gloo python -m hvd_yolo.train`"
     remedy = {
-        "horovodrun": "start it with `horovodrun -np N python -m hvd_yolo.train` from the environment Horovod is in",
-        "mpirun (Open MPI)": "Horovod must be built with the MPI that this mpirun belongs to (`horovodrun "
-        "--check-build` shows [X] MPI) and HOROVOD_CONTROLLER must not be gloo; or start it with "
-        "`horovodrun -np N --gloo python -m hvd_yolo.train`",
-        "mpirun (MPICH, Intel MPI)": "Horovod must be built with the MPI that this mpirun belongs to; or start it "
-        "with `horovodrun -np N --gloo python -m hvd_yolo.train`",
-        "srun": "start it with `srun --mpi=pmix python -m hvd_yolo.train` (`srun --mpi=list` shows what there is), or "
-        "with mpirun inside the allocation",
-        "torchrun": "Horovod does not join ranks that torchrun started: use `horovodrun -np N python -m "
-        "hvd_yolo.train`",
+        "horovodrun": "start it with `horovodrun -np N python -m hvd_yolo.train` from the "
+        "environment that Horovod is installed in",
+        "mpirun (Open MPI)": f"{with_mpi} (`horovodrun --check-build` shows [X] MPI) and "
+        f"HOROVOD_CONTROLLER must not be gloo; or {with_gloo}",
+        "mpirun (MPICH, Intel MPI)": f"{with_mpi}; or {with_gloo}",
+        "srun": "start it with `srun --mpi=pmix python -m hvd_yolo.train` (`srun --mpi=list` shows "
+        "what there is), or with mpirun inside the allocation",
+        "torchrun": f"Horovod does not join ranks that torchrun started: {with_gloo}",
     }[launch.launcher]
     return (
-        f"{launch.launcher} promised {launch.size} ranks, but {found}: {launch.size} lonely processes would each "
+        f"{launch.launcher} promised {launch.size} ranks, but {found}: {launch.size} lonely "
+        f"processes would each "
         f"train the whole data set. Remedy: {remedy}"
     )
 
 
 def cpus() -> int:
-    """CPUs this process may use: the affinity mask, cut by the cgroup's quota (a container's --cpus)."""
+    """CPUs this process may use: the affinity mask, cut by the cgroup's quota (a container's
+    --cpus)."""
     count = len(os.sched_getaffinity(0))
     quota_v2 = Path("/sys/fs/cgroup/cpu.max")
     quota_v1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
@@ -84,9 +88,11 @@ def cpus() -> int:
 
 
 def threads_per_rank(local_size: int) -> int:
-    """Threads for a rank's own arithmetic: OMP_NUM_THREADS if the user set it, else an equal part of the CPUs.
+    """Threads for a rank's own arithmetic: OMP_NUM_THREADS if the user set it, else an equal part
+    of the CPUs.
 
-    Open MPI and Gloo leave every rank with all cores, and N ranks with N threads each trample on one another.
+    Open MPI and Gloo leave every rank with all cores, and N ranks with N threads each trample on
+    one another.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return int(os.environ["OMP_NUM_THREADS"])
@@ -96,7 +102,8 @@ def threads_per_rank(local_size: int) -> int:
 def loader_workers(wanted: int, local_size: int, device: torch.device) -> int:
     """Loader processes for a rank: `wanted`, or for -1 the CPUs its threads leave free, at most 8.
 
-    A rank that trains on the CPU loads in its own process: a worker would take the core the arithmetic needs.
+    A rank that trains on the CPU loads in its own process: a worker would take the core the
+    arithmetic needs.
     """
     if wanted >= 0:
         return wanted
@@ -104,30 +111,35 @@ def loader_workers(wanted: int, local_size: int, device: torch.device) -> int:
 
 
 def choose_device(wanted: str, local_rank: int, local_size: int, num_gpus: int) -> torch.device:
-    """The device of a rank: its local rank's GPU, or the only one it can see (Slurm and mpirun may bind one each).
+    """The device of a rank: its local rank's GPU, or the only one it can see (Slurm and mpirun may
+    bind one each).
 
-    `num_gpus` is how many this process sees. CUDA_VISIBLE_DEVICES is never written. Raises InputError when there are
-    more ranks on the host than GPUs.
+    `num_gpus` is how many this process sees. CUDA_VISIBLE_DEVICES is never written. Raises
+    InputError when there are more ranks on the host than GPUs.
     """
     if wanted == "cpu" or (wanted == "auto" and num_gpus == 0):
         return torch.device("cpu")
     if num_gpus == 0:
         raise InputError(
-            f"device is cuda, but torch sees no GPU on {socket.gethostname()}: `nvidia-smi` and `python -c 'import "
-            "torch; print(torch.version.cuda)'` tell whether the driver or a CPU build of torch is the cause"
+            f"device is cuda, but torch sees no GPU on {socket.gethostname()}: `nvidia-smi` and "
+            f"`python -c 'import "
+            "torch; print(torch.version.cuda)'` tell whether the driver or a CPU build of torch "
+            "is the cause"
         )
     if num_gpus == 1:
         return torch.device("cuda", 0)
     if local_rank >= num_gpus:
         raise InputError(
-            f"{local_size} ranks on {socket.gethostname()}, but only {num_gpus} GPUs: start at most {num_gpus} ranks "
+            f"{local_size} ranks on {socket.gethostname()}, but only {num_gpus} GPUs: start at "
+            f"most {num_gpus} ranks "
             f"there (-H {socket.gethostname()}:{num_gpus}, slots={num_gpus} in the hostfile)"
         )
     return torch.device("cuda", local_rank)
 
 
 def gpu_identity(rank: int, device: torch.device) -> dict[str, str | int]:
-    """Who computes where: rank, host and, for a GPU, its unique id; what refuse_shared_gpus compares."""
+    """Who computes where: rank, host and, for a GPU, its unique id; what refuse_shared_gpus
+    compares."""
     gpu = "" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
     return {"rank": rank, "host": socket.gethostname(), "gpu": gpu}
 
@@ -139,8 +151,10 @@ def refuse_shared_gpus(identities: list[dict[str, str | int]]) -> None:
         gpu, rank = identity["gpu"], identity["rank"]
         if gpu and gpu in owner:
             raise InputError(
-                f"ranks {owner[gpu]} and {rank} both compute on GPU {gpu} of {identity['host']}: give each rank a GPU "
-                "of its own; under Slurm use --gpus-per-task=1 --gpu-bind=single:1, or none of both, so that each "
+                f"ranks {owner[gpu]} and {rank} both compute on GPU {gpu} of {identity['host']}: "
+                f"give each rank a GPU "
+                "of its own; under Slurm use --gpus-per-task=1 --gpu-bind=single:1, or none of "
+                "both, so that each "
                 "rank sees all GPUs and takes the one of its local rank"
             )
         owner[gpu] = rank

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class SingleComm:
-    """A job of one rank; every collective is the identity. See Comm for what the methods promise."""
+    """A job of one rank; every collective is the identity. See Comm for what the methods
+    promise."""
 
     name = "single"
     rank = 0
@@ -23,8 +24,8 @@ class SingleComm:
     def distribute(
         self,
         optimizer: torch.optim.Optimizer,
-        model: nn.Module,  # noqa: ARG002
-        passes: int,  # noqa: ARG002
+        model: nn.Module,
+        passes: int,
     ) -> torch.optim.Optimizer:
         """The optimizer itself."""
         return optimizer
@@ -49,7 +50,7 @@ class SingleComm:
         """The one part."""
         return [tensor.clone()]
 
-    def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:  # noqa: ARG002
+    def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """A copy."""
         return tensor.clone()
 

@@ -1,6 +1,8 @@
-"""Every option of hvd_yolo, once. The dataclasses are the command line, the YAML file and the documentation.
+"""Every option of hvd_yolo, once. The dataclasses are the command line, the YAML file and the
+documentation.
 
-The words are those of YOLOv5 and Ultralytics where they have one. Where a default differs from theirs, the line says why.
+The words are those of YOLOv5 and Ultralytics where they have one. Where a default differs from
+theirs, the line says why.
 """
 
 from dataclasses import dataclass, field
@@ -12,10 +14,12 @@ class OptimConfig:
     """Optimizer, learning rate and its schedule.
 
     Args:
-        name: adamw, or sgd with Nesterov momentum. AdamW, as Ultralytics chooses by itself for runs under 10,000 updates.
+        name: adamw, or sgd with Nesterov momentum. AdamW, as Ultralytics chooses by itself for runs
+            under 10,000 updates.
         lr: learning rate of one rank; lr_scaling multiplies it.
-        lr_scaling: rate on N ranks and A accumulated passes: linear (x N A, Goyal et al. 2017), sqrt (x sqrt(N A), the
-            rule for Adam, Malladi et al. 2022) or none. With global_batch the rate does not change with the ranks.
+        lr_scaling: rate on N ranks and A accumulated passes: linear (x N A, Goyal et al. 2017),
+            sqrt (x sqrt(N A), the rule for Adam, Malladi et al. 2022) or none. With global_batch
+            the rate does not change with the ranks.
         schedule: decay after the warmup: cosine, linear or constant.
         final_lr: the schedule ends at this share of the peak rate.
         warmup_epochs: the rate climbs from its start to its peak over this many epochs.
@@ -86,7 +90,8 @@ class LoaderConfig:
 
     Args:
         prefetch: batches each worker reads ahead.
-        max_unreadable: unreadable images that are named and skipped, all ranks together, before the run ends with an error.
+        max_unreadable: unreadable images that are named and skipped, all ranks together, before the
+            run ends with an error.
     """
 
     prefetch: int = 4
@@ -98,7 +103,8 @@ class TrainConfig:
     """The training step.
 
     Args:
-        accumulate: passes of batch_size images a rank makes before each update; global_batch computes it by itself.
+        accumulate: passes of batch_size images a rank makes before each update; global_batch
+            computes it by itself.
         amp: forward and backward in none (float32), bf16 or fp16 (with loss scaling).
         sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
@@ -120,7 +126,8 @@ class CommConfig:
 
     Args:
         backend: horovod, single (one process), or auto: what the launcher promised.
-        groups: gradients are summed in so many fixed groups; fixed, so that two runs give the same bits.
+        groups: gradients are summed in so many fixed groups; fixed, so that two runs give the same
+            bits.
     """
 
     backend: Literal["auto", "horovod", "single"] = "auto"
@@ -132,7 +139,8 @@ class CheckpointConfig:
     """When the training state is written.
 
     Args:
-        every_updates: also write last.pt every so many updates; 0 writes it at the end of each epoch only.
+        every_updates: also write last.pt every so many updates; 0 writes it at the end of each
+            epoch only.
         every_epochs: also keep epoch_NNN.pt every so many epochs; 0 keeps none.
     """
 
@@ -151,7 +159,8 @@ class EvalConfig:
         iou: overlap above which the weaker of two detections of one class is dropped.
         max_detections: detections kept an image; COCO scores the best 100.
         loss: compute the validation loss too.
-        scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the faster where installed.
+        scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the
+            faster where installed.
     """
 
     every: int = 1
@@ -208,20 +217,25 @@ class Config:
     """Train a detector on any number of ranks.
 
     Args:
-        model: built-in model (yolov8n, s, m, l, x), or package.module:callable that takes num_classes.
+        model: built-in model (yolov8n, s, m, l, x), or package.module:callable that takes
+            num_classes.
         weights: checkpoint to start from; classes may differ, layers that fit are taken.
-        data: shapes (drawn, needs no files), an Ultralytics data.yaml, a COCO folder or a Pascal VOC folder.
+        data: shapes (drawn, needs no files), an Ultralytics data.yaml, a COCO folder or a Pascal
+            VOC folder.
         imgsz: side of the square model input, pixels.
         epochs: passes over the training images.
         batch_size: images a rank handles at once.
-        global_batch: images per update over all ranks, whatever their number; 0: batch_size x ranks x train.accumulate.
+        global_batch: images per update over all ranks, whatever their number; 0: batch_size x ranks
+            x train.accumulate.
         max_updates: stop after so many updates; 0: no limit.
         workers: loader processes a rank; -1: from the CPUs there are.
         device: auto, cpu or cuda; which GPU is decided by the local rank.
         seed: of initial weights, order and augmentation.
-        output: folder of the run, continued if it holds an unfinished one; empty: the next free runs/exp, runs/exp2, ...
+        output: folder of the run, continued if it holds an unfinished one; empty: the next free
+            runs/exp, runs/exp2, ...
         resume: folder of a run to continue.
-        override: keys that may differ from the resumed run although they change the mathematics, comma separated.
+        override: keys that may differ from the resumed run although they change the mathematics,
+            comma separated.
         optim: optimizer and learning rate.
         augment: what happens to training images.
         loader: how images reach the loop.

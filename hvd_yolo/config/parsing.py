@@ -25,9 +25,10 @@ _FREE_ON_RESUME = (
 def load(argv: Sequence[str]) -> Config:
     """The config that a command line asks for: defaults, then `--config FILE`, then `--key value`.
 
-    With `--resume RUN`, or an `--output` folder that already holds a run, that run's own config.yaml comes before the
-    command line, and a key that changes the mathematics is refused unless `--override` names it.
-    Raises InputError naming the key or the file; `--help` prints every option and exits.
+    With `--resume RUN`, or an `--output` folder that already holds a run, that run's own
+    config.yaml comes before the command line, and a key that changes the mathematics is refused
+    unless `--override` names it. Raises InputError naming the key or the file; `--help` prints
+    every option and exits.
     """
     config = parse(Config, argv, _TRAIN)
     folder = config.resume or config.output
@@ -66,7 +67,8 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def parse(kind: type[T], argv: Sequence[str], prog: str) -> T:
-    """An instance of the options dataclass `kind` from `--config FILE` and `--key value`; raises InputError."""
+    """An instance of the options dataclass `kind` from `--config FILE` and `--key value`; raises
+    InputError."""
     return _instantiate(kind, prog, lambda parser: parser.parse_args(list(argv)))
 
 
@@ -81,7 +83,9 @@ def _instantiate(
     try:
         values = parse(parser).as_dict()
     except (jsonargparse.ArgumentError, TypeError, ValueError, OSError) as error:
-        message = re.sub(r"\s*\n\s*", " ", str(error)).replace("unrecognized arguments", "unknown key")
+        message = re.sub(r"\s*\n\s*", " ", str(error)).replace(
+            "unrecognized arguments", "unknown key"
+        )
         raise InputError(f"{message} (python -m {prog} --help lists every key)") from error
     arguments = {}
     for item in dataclasses.fields(kind):
@@ -102,7 +106,8 @@ def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
         )
         if value != old[key] and not is_free and key not in allowed:
             raise InputError(
-                f"{key} is {value!r}, but the run in {saved_file.parent} was started with {old[key]!r}. "
+                f"{key} is {value!r}, but the run in {saved_file.parent} was started with "
+                f"{old[key]!r}. "
                 f"To resume it leave {key} out, to change it all the same add --override {key}, "
                 "or choose another --output for a new run"
             )
@@ -110,9 +115,9 @@ def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
 
 def _check_values(config: Config) -> None:
     at_least = {
-        "imgsz": 1, "epochs": 1, "batch_size": 1, "global_batch": 0, "max_updates": 0, "workers": -1,
-        "train.accumulate": 1, "comm.groups": 1, "loader.prefetch": 1, "report.every": 1, "eval.every": 0,
-        "seed": 0,
+        "imgsz": 32, "epochs": 1, "batch_size": 1, "global_batch": 0, "max_updates": 0,
+        "workers": -1, "train.accumulate": 1, "comm.groups": 1, "loader.prefetch": 1,
+        "report.every": 1, "eval.every": 0, "seed": 0,
     }  # fmt: skip
     flat = flatten(config)
     for key, least in at_least.items():
@@ -120,8 +125,13 @@ def _check_values(config: Config) -> None:
             raise InputError(f"{key} is {flat[key]}, it must be at least {least}")
     if config.global_batch and config.train.accumulate != 1:
         raise InputError(
-            "global_batch and train.accumulate both set the images per update: with global_batch the passes follow "
+            "global_batch and train.accumulate both set the images per update: with global_batch "
+            "the passes follow "
             "from batch_size, so leave train.accumulate out"
+        )
+    if config.imgsz % 32:
+        raise InputError(
+            f"imgsz is {config.imgsz}, it must be a multiple of 32, the largest stride"
         )
     if config.train.dtype == "float64" and config.train.amp != "none":
         raise InputError("train.amp needs train.dtype float32")

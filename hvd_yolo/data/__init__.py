@@ -12,7 +12,8 @@ from hvd_yolo.errors import InputError
 __all__ = ["Annotations", "Dataset", "Sample", "UnreadableImage", "open_dataset"]
 
 _FORMS = (
-    "expected `shapes`, a data.yaml of Ultralytics, a COCO folder (annotations/instances_SPLIT.json) or a Pascal VOC "
+    "expected `shapes`, a data.yaml of Ultralytics, a COCO folder "
+    "(annotations/instances_SPLIT.json) or a Pascal VOC "
     "folder (Annotations/ and ImageSets/Main/SPLIT.txt)"
 )
 
@@ -20,9 +21,10 @@ _FORMS = (
 def open_dataset(path: str, split: str) -> Dataset:
     """The data set's `split`: train, val or test.
 
-    path: `shapes` or `shapes:N` (N drawn training images), a YAML file, a COCO folder or a VOC folder. A YAML file may
-    name `format: coco` or `format: voc` beside `path` and `names`, to fix the order of the classes. Raises InputError
-    when there is nothing of that kind, or nothing in it.
+    path: `shapes` or `shapes:N` (N drawn training images), a YAML file, a COCO folder or a VOC
+    folder. A YAML file may name `format: coco` or `format: voc` beside `path` and `names`, to fix
+    the order of the classes. Raises InputError when there is nothing of that kind, or nothing in
+    it.
     """
     if path == "shapes" or path.startswith("shapes:"):
         return Shapes.from_name(path, split)

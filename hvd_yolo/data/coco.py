@@ -1,7 +1,8 @@
-"""COCO JSON: FOLDER/annotations/instances_SPLIT.json (or instances_SPLIT2017.json), images beside it.
+"""COCO JSON: FOLDER/annotations/instances_SPLIT.json (or instances_SPLIT2017.json), images beside
+it.
 
-Boxes and areas are kept as the file has them, crowds and boxes at the edge too, so that scores are those of
-pycocotools on that file; training clips and leaves out for itself (dataset.load_sample).
+Boxes and areas are kept as the file has them, crowds and boxes at the edge too, so that scores are
+those of pycocotools on that file; training clips and leaves out for itself (dataset.load_sample).
 """
 
 import json
@@ -13,7 +14,8 @@ from hvd_yolo.errors import InputError
 
 
 def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -> ImageFiles:
-    """The split of a COCO folder. `names` picks and orders the classes; without it they go by category id."""
+    """The split of a COCO folder. `names` picks and orders the classes; without it they go by
+    category id."""
     file = _annotation_file(folder, split)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -21,7 +23,9 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not a JSON file: {error}") from error
     except KeyError as error:
-        raise InputError(f"{file}: an entry has no {error}; expected COCO's instances format") from error
+        raise InputError(
+            f"{file}: an entry has no {error}; expected COCO's instances format"
+        ) from error
 
 
 def _read(
@@ -39,12 +43,14 @@ def _read(
     for annotation in content["annotations"]:
         if annotation["category_id"] not in known_ids:
             raise InputError(
-                f"{file}: annotation {annotation['id']} has category_id {annotation['category_id']}, which is not "
+                f"{file}: annotation {annotation['id']} has category_id "
+                f"{annotation['category_id']}, which is not "
                 "among the categories"
             )
         if annotation["image_id"] not in of_image:
             raise InputError(
-                f"{file}: annotation {annotation['id']} has image_id {annotation['image_id']}, which is not among "
+                f"{file}: annotation {annotation['id']} has image_id {annotation['image_id']}, "
+                f"which is not among "
                 "the images"
             )
         if annotation["category_id"] in label_of_id:
@@ -75,7 +81,8 @@ def _annotation_file(folder: Path, split: str) -> Path:
     found = sorted(annotations.glob(f"instances_{split}[0-9]*.json"))
     if len(found) != 1:
         raise InputError(
-            f"data {folder}: expected {exact}, or one file instances_{split}YEAR.json beside it; found {len(found)}"
+            f"data {folder}: expected {exact}, or one file instances_{split}YEAR.json beside it; "
+            f"found {len(found)}"
         )
     return found[0]
 

@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 
 class Annotations(NamedTuple):
-    """The objects of one image: boxes (N, 4) float64 xyxy pixels, labels (N) int64, areas (N) pixels, is_crowd (N)."""
+    """The objects of one image: boxes (N, 4) float64 xyxy pixels, labels (N) int64, areas (N)
+    pixels, is_crowd (N)."""
 
     boxes: np.ndarray
     labels: np.ndarray
@@ -24,7 +25,8 @@ class Annotations(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An image (H, W, 3) uint8 BGR with the boxes (N, 4) float64 xyxy pixels and labels (N) int64 to learn from it."""
+    """An image (H, W, 3) uint8 BGR with the boxes (N, 4) float64 xyxy pixels and labels (N) int64
+    to learn from it."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -63,7 +65,8 @@ class Dataset(Protocol):
 
 
 def load_sample(dataset: Dataset, index: int) -> Sample:
-    """The image with what is learnt from it: boxes clipped to the image, without crowds and boxes of no area."""
+    """The image with what is learnt from it: boxes clipped to the image, without crowds and boxes
+    of no area."""
     image = dataset.image(index)
     height, width = image.shape[:2]
     truth = dataset.annotations(index, width, height)
@@ -74,10 +77,12 @@ def load_sample(dataset: Dataset, index: int) -> Sample:
 
 @dataclass
 class ImageFiles:
-    """A Dataset of files; all annotations lie in flat arrays, which worker processes share page by page.
+    """A Dataset of files; all annotations lie in flat arrays, which worker processes share page by
+    page.
 
-    Image i owns the rows offsets[i] to offsets[i + 1] of boxes (M, 4), labels, areas and is_crowd (M). Boxes are
-    pixels, or shares of the image's sides if `is_normalized`; an area that is NaN is that of the box.
+    Image i owns the rows offsets[i] to offsets[i + 1] of boxes (M, 4), labels, areas and is_crowd
+    (M). Boxes are pixels, or shares of the image's sides if `is_normalized`; an area that is NaN is
+    that of the box.
     """
 
     names: tuple[str, ...]
@@ -97,7 +102,8 @@ class ImageFiles:
     def image(self, index: int) -> np.ndarray:
         """The decoded file, turned upright as its EXIF says."""
         file = str(self.files[index])
-        # Not cv2.imread: it prints a warning of its own and cannot read paths the locale does not know.
+        # Not cv2.imread: it prints a warning of its own and cannot read paths the locale does not
+        # know.
         try:
             encoded = np.fromfile(file, dtype=np.uint8)
         except OSError as error:
@@ -124,7 +130,8 @@ class ImageFiles:
 
 
 class AnnotationRows:
-    """Collects annotations image by image, counts what had to be changed, and makes the flat arrays."""
+    """Collects annotations image by image, counts what had to be changed, and makes the flat
+    arrays."""
 
     def __init__(self, source: str) -> None:
         self.source = source

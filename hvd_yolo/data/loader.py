@@ -1,7 +1,7 @@
 """Batches for a rank: torch's DataLoader over the keys that order.py deals, in forkserver workers.
 
-Workers hold nothing of CUDA or MPI (a fork of a process with either may hang or crash); one thread each, since there is
-one worker a core.
+Workers hold nothing of CUDA or MPI (a fork of a process with either may hang or crash); one thread
+each, since there is one worker a core.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,8 @@ from hvd_yolo.data.transforms import letterbox_layer, render
 class Item:
     """One input image (S, S, 3) uint8 RGB with its boxes (N, 4) in input pixels and labels (N).
 
-    width and height are those of the file; truth is what evaluation scores against, in pixels of the file.
+    width and height are those of the file; truth is what evaluation scores against, in pixels of
+    the file.
     """
 
     image: np.ndarray
@@ -39,7 +40,8 @@ class Item:
 
 @dataclass
 class Batch:
-    """B images (B, S, S, 3) uint8 RGB, their items without pixels, and the messages of images that were skipped."""
+    """B images (B, S, S, 3) uint8 RGB, their items without pixels, and the messages of images that
+    were skipped."""
 
     images: Tensor
     items: list[Item]
@@ -51,7 +53,8 @@ class Batch:
     def to_model(
         self, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Images (B, 3, S, S) in 0..1, channels_last in memory, and targets as a Detector takes them."""
+        """Images (B, 3, S, S) in 0..1, channels_last in memory, and targets as a Detector takes
+        them."""
         images = self.images.to(device, non_blocking=True).permute(0, 3, 1, 2).to(dtype) / 255
         targets = [
             {
@@ -64,7 +67,8 @@ class Batch:
 
 
 class TrainingItems:
-    """What a worker holds to make training inputs from keys (epoch, index); a pure function of the key."""
+    """What a worker holds to make training inputs from keys (epoch, index); a pure function of the
+    key."""
 
     def __init__(
         self, dataset: Dataset, config: AugmentConfig, size: int, seed: int, closing_epoch: int
@@ -80,9 +84,7 @@ class TrainingItems:
         rng = keyed_rng(self.seed, epoch, index)
         is_closing = epoch >= self.closing_epoch
         try:
-            picture = training_picture(
-                self.dataset, index, rng, self.config, self.size, is_closing
-            )
+            picture = training_picture(self.dataset, index, rng, self.config, self.size, is_closing)
         except UnreadableImage as error:
             return error
         image = cv2.cvtColor(picture.image, cv2.COLOR_BGR2RGB)
@@ -90,7 +92,8 @@ class TrainingItems:
 
 
 class EvaluationItems:
-    """What a worker holds to make evaluation inputs from indices: the letterboxed image and its truth."""
+    """What a worker holds to make evaluation inputs from indices: the letterboxed image and its
+    truth."""
 
     def __init__(self, dataset: Dataset, size: int) -> None:
         self.dataset = dataset
@@ -140,7 +143,8 @@ def _loader(
 ) -> DataLoader:
     # In the training process too: its OpenCV threads would compete with torch's.
     cv2.setNumThreads(0)
-    # A generator of its own, because DataLoader would otherwise draw from torch's global random state.
+    # A generator of its own, because DataLoader would otherwise draw from torch's global random
+    # state.
     options = {"generator": torch.Generator().manual_seed(0)}
     if num_workers > 0:
         options |= {

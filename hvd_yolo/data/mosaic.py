@@ -1,4 +1,5 @@
-"""From an index to a training picture: mosaic, mixup and cutmix, everything keyed by (seed, epoch, index)."""
+"""From an index to a training picture: mosaic, mixup and cutmix, everything keyed by (seed, epoch,
+index)."""
 
 import cv2
 import numpy as np
@@ -27,8 +28,8 @@ def training_picture(
 ) -> Picture:
     """The size x size picture of image `index`; its partners are drawn from `rng` too.
 
-    In the closing epochs `is_closing` is True and one image stays by itself: no mosaic, mixup or cutmix. Raises
-    UnreadableImage for the image or a partner.
+    In the closing epochs `is_closing` is True and one image stays by itself: no mosaic, mixup or
+    cutmix. Raises UnreadableImage for the image or a partner.
     """
     picture = _compose(dataset, index, rng, config, size, is_closing)
     if not is_closing:
@@ -39,11 +40,15 @@ def training_picture(
     return picture._replace(image=hsv(rng, config, picture.image))
 
 
-def mosaic_layers(samples: list[Sample], centre_x: float, centre_y: float, size: int) -> list[Layer]:
-    """Four images around one point of a 2 size x 2 size canvas, each scaled to the long side `size`.
+def mosaic_layers(
+    samples: list[Sample], centre_x: float, centre_y: float, size: int
+) -> list[Layer]:
+    """Four images around one point of a 2 size x 2 size canvas, each scaled to the long side
+    `size`.
 
-    They touch at the point and reach outwards, top left, top right, bottom left, bottom right (YOLOv4, Bochkovskiy
-    et al. 2020). What reaches over the canvas is seen only if the picture is zoomed out that far.
+    They touch at the point and reach outwards, top left, top right, bottom left, bottom right
+    (YOLOv4, Bochkovskiy et al. 2020). What reaches over the canvas is seen only if the picture is
+    zoomed out that far.
     """
     layers = []
     for position, sample in enumerate(samples):
@@ -57,17 +62,19 @@ def mosaic_layers(samples: list[Sample], centre_x: float, centre_y: float, size:
 
 
 def mixup(rng: np.random.Generator, a: Picture, b: Picture) -> Picture:
-    """The two pictures blended, the share drawn from Beta(32, 32); both keep their boxes (Zhang et al. 2018)."""
+    """The two pictures blended, the share drawn from Beta(32, 32); both keep their boxes (Zhang et
+    al. 2018)."""
     share = rng.beta(32.0, 32.0)
     image = cv2.addWeighted(a.image, share, b.image, 1 - share, 0)
     return Picture(image, np.concatenate((a.boxes, b.boxes)), np.concatenate((a.labels, b.labels)))
 
 
 def cutmix(rng: np.random.Generator, a: Picture, b: Picture) -> Picture:
-    """A rectangle of `b` pasted onto `a` at its own place (Yun et al. 2019), its area drawn as 1 - Beta(1, 1).
+    """A rectangle of `b` pasted onto `a` at its own place (Yun et al. 2019), its area drawn as 1 -
+    Beta(1, 1).
 
-    Boxes of `a` more than half covered go; boxes of `b` are clipped to the rectangle, and go with more than half
-    outside it.
+    Boxes of `a` more than half covered go; boxes of `b` are clipped to the rectangle, and go with
+    more than half outside it.
     """
     size = a.image.shape[0]
     side = np.sqrt(1 - rng.beta(1.0, 1.0)) * size

@@ -1,7 +1,7 @@
 """Geometry and colour of training images.
 
-Geometry is composed before a pixel is touched: every source image becomes a Layer with one 3x3 matrix from its pixels to
-the output's, and is warped once, straight onto the output.
+Geometry is composed before a pixel is touched: every source image becomes a Layer with one 3x3
+matrix from its pixels to the output's, and is warped once, straight onto the output.
 """
 
 import math
@@ -17,12 +17,14 @@ from hvd_yolo.data.dataset import Sample
 # The grey of padding, as in all YOLO trainers.
 PADDING = 114
 
-# A box is kept if it is still this many pixels wide and high, and shows this share of its warped area (YOLOv5's values).
+# A box is kept if it is still this many pixels wide and high, and shows this share of its warped
+# area (YOLOv5's values).
 _LEAST_SIDE, _LEAST_SHARE = 2.0, 0.1
 
 
 class Layer(NamedTuple):
-    """A source image and where it goes: `matrix` (3, 3) takes its pixels (x, y, 1) to the canvas."""
+    """A source image and where it goes: `matrix` (3, 3) takes its pixels (x, y, 1) to the
+    canvas."""
 
     sample: Sample
     matrix: np.ndarray
@@ -44,10 +46,11 @@ def letterbox_layer(sample: Sample, size: int) -> Layer:
 
 
 def affine(rng: np.random.Generator, config: AugmentConfig, canvas: int, size: int) -> np.ndarray:
-    """A random matrix (3, 3) from a canvas x canvas plane to the size x size output, centre to centre.
+    """A random matrix (3, 3) from a canvas x canvas plane to the size x size output, centre to
+    centre.
 
-    In the order centre, perspective, rotation and zoom, shear, shift, each drawn from its range in `config`; flips
-    come last.
+    In the order centre, perspective, rotation and zoom, shear, shift, each drawn from its range in
+    `config`; flips come last.
     """
     centre = _scale_and_shift(1, 1, -canvas / 2, -canvas / 2)
     perspective = np.eye(3)
@@ -68,7 +71,8 @@ def affine(rng: np.random.Generator, config: AugmentConfig, canvas: int, size: i
 
 
 def render(layers: list[Layer], transform: np.ndarray, size: int) -> Picture:
-    """The size x size picture of all layers under `transform`, with the boxes that can still be seen in it."""
+    """The size x size picture of all layers under `transform`, with the boxes that can still be
+    seen in it."""
     image = np.full((size, size, 3), PADDING, dtype=np.uint8)
     boxes, labels = [np.zeros((0, 4))], [np.zeros(0, dtype=np.int64)]
     for sample, matrix in layers:
@@ -83,9 +87,11 @@ def render(layers: list[Layer], transform: np.ndarray, size: int) -> Picture:
 def warp_boxes(
     boxes: np.ndarray, matrix: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The upright boxes (N, 4) around the warped corners, clipped to width x height, and which (N) are worth keeping.
+    """The upright boxes (N, 4) around the warped corners, clipped to width x height, and which (N)
+    are worth keeping.
 
-    A box is dropped when less than 2 pixels or less than a tenth of its warped area are left inside.
+    A box is dropped when less than 2 pixels or less than a tenth of its warped area are left
+    inside.
     """
     warped = _corners_hull(boxes, matrix)
     clipped = box_ops.clip_boxes(warped, width, height)
@@ -96,7 +102,8 @@ def warp_boxes(
 
 
 def random_crop(rng: np.random.Generator, sample: Sample) -> Sample:
-    """A rectangle of the image with half to all of each side; boxes with a tenth of their area inside are kept."""
+    """A rectangle of the image with half to all of each side; boxes with a tenth of their area
+    inside are kept."""
     height, width = sample.image.shape[:2]
     share_w, share_h = rng.uniform(0.5, 1.0, 2)
     new_width, new_height = max(1, round(width * share_w)), max(1, round(height * share_h))
@@ -117,7 +124,12 @@ def hsv(rng: np.random.Generator, config: AugmentConfig, image: np.ndarray) -> n
     levels = np.arange(256, dtype=np.float64)
     # OpenCV holds hue as 0..179 in eight bits.
     table = np.stack(
-        ((levels + 180 * shift) % 180, (levels * gain_s).clip(0, 255), (levels * gain_v).clip(0, 255)), axis=1
+        (
+            (levels + 180 * shift) % 180,
+            (levels * gain_s).clip(0, 255),
+            (levels * gain_v).clip(0, 255),
+        ),
+        axis=1,
     ).astype(np.uint8)
     shifted = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table[None])
     return cv2.cvtColor(shifted, cv2.COLOR_HSV2BGR)
@@ -128,7 +140,8 @@ def _scale_and_shift(scale_x: float, scale_y: float, x: float, y: float) -> np.n
 
 
 def _corners_hull(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upright boxes (N, 4) around the four corners after `matrix`, perspective division included."""
+    """The upright boxes (N, 4) around the four corners after `matrix`, perspective division
+    included."""
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     homogeneous = np.concatenate((corners, np.ones((len(boxes), 4, 1))), axis=2) @ matrix.T
     points = homogeneous[..., :2] / homogeneous[..., 2:]
@@ -144,7 +157,8 @@ def _draw(image: np.ndarray, matrix: np.ndarray, canvas: np.ndarray) -> None:
     right, bottom = (min(size, math.ceil(v)) for v in hull[2:])
     if right <= left or bottom <= top:
         return
-    # cv2 samples at pixel centres: pixel i covers i - 0.5 to i + 0.5 there, and i to i + 1 in box coordinates.
+    # cv2 samples at pixel centres: pixel i covers i - 0.5 to i + 0.5 there, and i to i + 1 in box
+    # coordinates.
     to_region = (
         _scale_and_shift(1, 1, -left - 0.5, -top - 0.5) @ matrix @ _scale_and_shift(1, 1, 0.5, 0.5)
     )

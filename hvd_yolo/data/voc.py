@@ -1,6 +1,7 @@
 """Pascal VOC: FOLDER/ImageSets/Main/SPLIT.txt, Annotations/STEM.xml, JPEGImages/STEM.jpg.
 
-Corners are taken as written. Objects marked difficult are left out, as VOC's own protocol does not count them.
+Corners are taken as written. Objects marked difficult are left out, as VOC's own protocol does not
+count them.
 """
 
 import xml.etree.ElementTree as ET
@@ -11,7 +12,8 @@ from hvd_yolo.errors import InputError
 
 
 def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -> ImageFiles:
-    """The split of a VOC folder. `names` orders the classes; without it they are those found, by the alphabet."""
+    """The split of a VOC folder. `names` orders the classes; without it they are those found, by
+    the alphabet."""
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not listing.is_file():
         raise InputError(f"data {folder}: no {split} split ({listing} is missing)")
@@ -25,7 +27,9 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
         image = folder / "JPEGImages" / root.findtext("filename", f"{stem}.jpg")
         rows.start_image(image, number)
         try:
-            width, height = (float(root.find("size").findtext(side)) for side in ("width", "height"))
+            width, height = (
+                float(root.find("size").findtext(side)) for side in ("width", "height")
+            )
             for item in root.iter("object"):
                 _read_object(item, file, label_of_name, width, height, rows)
         except (AttributeError, TypeError, ValueError) as error:

@@ -1,9 +1,10 @@
 """YOLO text labels in the folders that an Ultralytics data.yaml describes.
 
-data.yaml: `path` (relative to the file), `train`, `val`, `test` (a folder, a .txt list of images, or a list of these)
-and `names` (a list, or a map from number to name). An image under .../images/... has its labels under .../labels/...
-in a .txt of the same stem: a line an object, `class cx cy w h` as shares of the image, or `class x1 y1 x2 y2 x3 y3 ...`
-for a polygon. An image without such a file is background.
+data.yaml: `path` (relative to the file), `train`, `val`, `test` (a folder, a .txt list of images,
+or a list of these) and `names` (a list, or a map from number to name). An image under
+.../images/... has its labels under .../labels/... in a .txt of the same stem: a line an object,
+`class cx cy w h` as shares of the image, or `class x1 y1 x2 y2 x3 y3 ...` for a polygon. An image
+without such a file is background.
 """
 
 from pathlib import Path
@@ -16,7 +17,8 @@ IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
-    """The split that the YAML `file`, read as `content`, names; raises InputError for what it cannot use."""
+    """The split that the YAML `file`, read as `content`, names; raises InputError for what it
+    cannot use."""
     names = class_names(file, content)
     images = sorted(_images(file, content, split))
     ids = _image_ids(images)
@@ -34,7 +36,9 @@ def class_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
-            raise InputError(f"data {file}: names must be numbered 0 to {len(names) - 1} without gaps")
+            raise InputError(
+                f"data {file}: names must be numbered 0 to {len(names) - 1} without gaps"
+            )
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         raise InputError(f"data {file}: names is missing; expected a list of class names")
@@ -46,7 +50,9 @@ def class_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
 def _images(file: Path, content: dict[str, Any], split: str) -> list[Path]:
     sources = content.get(split)
     if not sources:
-        raise InputError(f"data {file}: no {split} split; expected a folder or a list of images under `{split}:`")
+        raise InputError(
+            f"data {file}: no {split} split; expected a folder or a list of images under `{split}:`"
+        )
     root = file.parent / str(content.get("path", "."))
     images: list[Path] = []
     for source in sources if isinstance(sources, list) else [sources]:
@@ -71,7 +77,8 @@ def _label_file(image: Path) -> Path:
 
 
 def _image_ids(images: list[Path]) -> list[int]:
-    """COCO's file names are its image ids, and results must use them; other names are numbered from 1."""
+    """COCO's file names are its image ids, and results must use them; other names are numbered from
+    1."""
     stems = [image.stem for image in images]
     numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
     if len(numbers) == len(stems) == len(set(numbers)):
@@ -91,7 +98,8 @@ def _read_labels(file: Path, num_classes: int, rows: AnnotationRows) -> None:
             raise InputError(f"{where}: {error}; expected `class cx cy w h`") from error
         if label != int(label) or not 0 <= label < num_classes:
             raise InputError(
-                f"{where}: class {fields[0]} is out of range; names has {num_classes} classes, 0 to {num_classes - 1}"
+                f"{where}: class {fields[0]} is out of range; names has {num_classes} classes, 0 "
+                f"to {num_classes - 1}"
             )
         if len(numbers) == 4:
             cx, cy, w, h = numbers
@@ -101,6 +109,7 @@ def _read_labels(file: Path, num_classes: int, rows: AnnotationRows) -> None:
             box = (min(xs), min(ys), max(xs), max(ys))
         else:
             raise InputError(
-                f"{where}: {len(fields)} columns; expected `class cx cy w h` or a class and at least three points"
+                f"{where}: {len(fields)} columns; expected `class cx cy w h` or a class and at "
+                f"least three points"
             )
         rows.add_clipped(box, int(label), 1.0, 1.0, where)

@@ -18,10 +18,10 @@ Detections = list[dict[str, Tensor]]
 class Detector(Protocol):
     """Any nn.Module in torchvision's convention.
 
-    In training, `model(images, targets)` gives the losses: a dict of scalars, each a mean over the images given, or
-    Losses. In evaluation, `model(images)` gives a list with one dict an image: "boxes" (M, 4) xyxy in input pixels,
-    "scores" (M) and "labels" (M). images: (B, 3, H, W) RGB in 0..1; targets: a list of B dicts with "boxes" (N, 4)
-    and "labels" (N) from 0.
+    In training, `model(images, targets)` gives the losses: a dict of scalars, each a mean over the
+    images given, or Losses. In evaluation, `model(images)` gives a list with one dict an image:
+    "boxes" (M, 4) xyxy in input pixels, "scores" (M) and "labels" (M). images: (B, 3, H, W) RGB in
+    0..1; targets: a list of B dicts with "boxes" (N, 4) and "labels" (N) from 0.
     """
 
     def __call__(
@@ -33,7 +33,8 @@ class Detector(Protocol):
 
 @runtime_checkable
 class ScoredDetector(Protocol):
-    """A detector that gives both from one forward pass, so that the validation loss costs no second one."""
+    """A detector that gives both from one forward pass, so that the validation loss costs no second
+    one."""
 
     def detect_and_score(self, images: Tensor, targets: Targets) -> tuple[Detections, Losses]:
         """The detections of evaluation mode and the losses of the same forward pass."""
@@ -41,10 +42,11 @@ class ScoredDetector(Protocol):
 
 
 def build_model(name: str, num_classes: int = 80, **options: Any) -> nn.Module:  # noqa: ANN401
-    """A detector with fresh weights: `yolov8n`, or `package.module:callable` called with num_classes=.
+    """A detector with fresh weights: `yolov8n`, or `package.module:callable` called with
+    num_classes=.
 
-    `options` go to the builder (conf, iou and max_detections of the built-in models). Raises InputError when there
-    is no such model.
+    `options` go to the builder (conf, iou and max_detections of the built-in models). Raises
+    InputError when there is no such model.
     """
     if ":" in name:
         module_name, _, attribute = name.partition(":")
@@ -56,6 +58,7 @@ def build_model(name: str, num_classes: int = 80, **options: Any) -> nn.Module: 
     if name in yolov8.SIZES:
         return yolov8.build(name, num_classes, **options)
     raise InputError(
-        f"model {name}: there is none of that name; built in are {', '.join(yolov8.SIZES)}, and any "
+        f"model {name}: there is none of that name; built in are {', '.join(yolov8.SIZES)}, and "
+        f"any "
         "package.module:callable"
     )

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
 
-# Alignment = score^0.5 * CIoU^6 and ten candidates an object: the settings of YOLOv8. TOOD itself takes score^1 and 13.
+# Alignment = score^0.5 * CIoU^6 and ten candidates an object: the settings of YOLOv8. TOOD itself
+# takes score^1 and 13.
 _SCORE_POWER, _IOU_POWER, _NUM_CANDIDATES = 0.5, 6.0, 10
 _EPS = 1e-9
 
@@ -16,8 +17,8 @@ _EPS = 1e-9
 class Assignment(NamedTuple):
     """What each anchor point (A) of each image (B) is to predict.
 
-    is_positive (B, A): it answers for an object; boxes (B, A, 4): that object's box, in pixels; scores (B, A, K): the
-    class target, its box quality in 0..1, zero for background.
+    is_positive (B, A): it answers for an object; boxes (B, A, 4): that object's box, in pixels;
+    scores (B, A, K): the class target, its box quality in 0..1, zero for background.
     """
 
     is_positive: Tensor
@@ -27,13 +28,19 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def task_aligned(
-    scores: Tensor, boxes: Tensor, points: Tensor, true_boxes: Tensor, true_labels: Tensor, is_real: Tensor
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    true_boxes: Tensor,
+    true_labels: Tensor,
+    is_real: Tensor,
 ) -> Assignment:
     """Task-aligned assignment (Feng et al. 2021, TOOD, section 3.3).
 
-    scores (B, A, K) in 0..1, boxes (B, A, 4) and points (A, 2) in pixels; true_boxes (B, M, 4), true_labels (B, M),
-    is_real (B, M): False where an image has fewer than M objects. A point can answer for an object whose box it lies
-    in; each object takes the ten best aligned; a point claimed twice goes to the object it overlaps most.
+    scores (B, A, K) in 0..1, boxes (B, A, 4) and points (A, 2) in pixels; true_boxes (B, M, 4),
+    true_labels (B, M), is_real (B, M): False where an image has fewer than M objects. A point can
+    answer for an object whose box it lies in; each object takes the ten best aligned; a point
+    claimed twice goes to the object it overlaps most.
     """
     num_images, num_points, num_classes = scores.shape
     num_objects = true_boxes.shape[1]
@@ -61,7 +68,8 @@ def task_aligned(
     point_boxes = true_boxes.gather(1, owner[..., None].expand(-1, -1, 4))
     point_labels = labels.gather(1, owner)
 
-    # An object's best point gets its largest overlap as target, the others in proportion to their alignment.
+    # An object's best point gets its largest overlap as target, the others in proportion to their
+    # alignment.
     alignment, overlaps = alignment * is_candidate, overlaps * is_candidate
     best_alignment = alignment.amax(2, keepdim=True)
     best_overlap = overlaps.amax(2, keepdim=True)
@@ -73,7 +81,8 @@ def task_aligned(
 def _lies_inside(points: Tensor, true_boxes: Tensor) -> Tensor:
     """(B, M, A): point inside box, by more than a rounding error."""
     to_sides = torch.cat(
-        (points[None, None] - true_boxes[:, :, None, :2], true_boxes[:, :, None, 2:] - points), dim=-1
+        (points[None, None] - true_boxes[:, :, None, :2], true_boxes[:, :, None, 2:] - points),
+        dim=-1,
     )
     return to_sides.amin(-1) > _EPS
 

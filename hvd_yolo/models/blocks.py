@@ -55,7 +55,8 @@ class C2f(nn.Module):
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling from three 5x5 max-pools in a row, equal to 5, 9 and 13 side by side (He et al. 2015)."""
+    """Spatial pyramid pooling from three 5x5 max-pools in a row, equal to 5, 9 and 13 side by side
+    (He et al. 2015)."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()

@@ -10,15 +10,17 @@ from torch.nn import functional as F
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.models.blocks import ConvNormAct
 
-# Distances to the four sides are distributions over 0..15 strides (Li et al. 2020, Generalized Focal Loss).
+# Distances to the four sides are distributions over 0..15 strides (Li et al. 2020, Generalized
+# Focal Loss).
 DISTANCE_BINS = 16
 
 
 class Prediction(NamedTuple):
     """What the head says of every anchor point, A over all levels.
 
-    distances (B, A, 4, DISTANCE_BINS): logits of the distances left, top, right, bottom, in strides; logits (B, A, K):
-    of each class, before the sigmoid; points (A, 2): anchor points in strides; strides (A): pixels.
+    distances (B, A, 4, DISTANCE_BINS): logits of the distances left, top, right, bottom, in
+    strides; logits (B, A, K): of each class, before the sigmoid; points (A, 2): anchor points in
+    strides; strides (A): pixels.
     """
 
     distances: Tensor
@@ -27,7 +29,8 @@ class Prediction(NamedTuple):
     strides: Tensor
 
     def boxes_in_strides(self) -> Tensor:
-        """Boxes (B, A, 4) xyxy in units of each point's stride: the expectation of each side's distribution."""
+        """Boxes (B, A, 4) xyxy in units of each point's stride: the expectation of each side's
+        distribution."""
         bins = torch.arange(DISTANCE_BINS, dtype=self.distances.dtype, device=self.distances.device)
         sides = self.distances.softmax(dim=-1) @ bins
         return torch.cat((self.points - sides[..., :2], self.points + sides[..., 2:]), dim=-1)
@@ -46,16 +49,16 @@ class DetectHead(nn.Module):
         self.strides = strides
         box_width = max(16, channels[0] // 4, 4 * DISTANCE_BINS)
         class_width = max(channels[0], min(num_classes, 100))
-        self.box_towers = nn.ModuleList(
-            _tower(c, box_width, 4 * DISTANCE_BINS) for c in channels
-        )
+        self.box_towers = nn.ModuleList(_tower(c, box_width, 4 * DISTANCE_BINS) for c in channels)
         self.class_towers = nn.ModuleList(_tower(c, class_width, num_classes) for c in channels)
         self.init_biases()
 
     def init_biases(self) -> None:
-        """Starts from boxes of a few strides and from five objects an image of 640 pixels, evenly over classes.
+        """Starts from boxes of a few strides and from five objects an image of 640 pixels, evenly
+        over classes.
 
-        The prior of Lin et al. 2017, Focal Loss, section 4.1: else the many background points swamp the first steps.
+        The prior of Lin et al. 2017, Focal Loss, section 4.1: else the many background points swamp
+        the first steps.
         """
         for box_tower, class_tower, stride in zip(
             self.box_towers, self.class_towers, self.strides, strict=True
@@ -79,7 +82,8 @@ class DetectHead(nn.Module):
         return Prediction(sides, torch.cat(logits, dim=1), torch.cat(points), torch.cat(strides))
 
 
-# Candidates an image that enter suppression. COCO scores 100; RetinaNet and its heirs take 1000 as well.
+# Candidates an image that enter suppression. COCO scores 100; RetinaNet and its heirs take 1000 as
+# well.
 _CANDIDATES = 1000
 
 
@@ -88,8 +92,8 @@ def select(
 ) -> list[dict[str, Tensor]]:
     """Detections an image: boxes (M, 4) in input pixels, scores (M) from high to low, labels (M).
 
-    A point may speak for several classes. The best 1000 (point, class) pairs above `conf` go through suppression at
-    overlap `iou` within each class.
+    A point may speak for several classes. The best 1000 (point, class) pairs above `conf` go
+    through suppression at overlap `iou` within each class.
     """
     boxes, scores = prediction.boxes(), prediction.logits.sigmoid()
     num_classes = scores.shape[-1]
@@ -124,10 +128,11 @@ def _points(x: Tensor) -> Tensor:
 
 
 def distance_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Distribution focal loss (N) of side logits (N, 4, DISTANCE_BINS) for distances (N, 4) in strides.
+    """Distribution focal loss (N) of side logits (N, 4, DISTANCE_BINS) for distances (N, 4) in
+    strides.
 
-    Li et al. 2020, Generalized Focal Loss, equation 6: cross-entropy with the two bins around the target, weighted
-    by nearness; the mean over the four sides.
+    Li et al. 2020, Generalized Focal Loss, equation 6: cross-entropy with the two bins around the
+    target, weighted by nearness; the mean over the four sides.
     """
     targets = targets.clamp(0, DISTANCE_BINS - 1 - 0.01)
     left = targets.long()

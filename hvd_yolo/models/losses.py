@@ -14,8 +14,9 @@ from hvd_yolo.models.heads import DISTANCE_BINS, Prediction, distance_loss
 class Losses(NamedTuple):
     """Sums over the images given, and the number that makes them means.
 
-    terms: scalars by name, summed over the batch, gains applied; weight: scalar to divide them by. The trainer adds
-    up terms and weight over ranks and micro-batches before it divides, so how the images were dealt changes nothing.
+    terms: scalars by name, summed over the batch, gains applied; weight: scalar to divide them by.
+    The trainer adds up terms and weight over ranks and micro-batches before it divides, so how the
+    images were dealt changes nothing.
     """
 
     terms: dict[str, Tensor]
@@ -27,7 +28,8 @@ class Losses(NamedTuple):
 
 
 def as_losses(losses: "dict[str, Tensor] | Losses", num_images: int) -> Losses:
-    """Losses from what a detector returned: a dict holds means over its images, so the weight is their number."""
+    """Losses from what a detector returned: a dict holds means over its images, so the weight is
+    their number."""
     if isinstance(losses, Losses):
         return losses
     terms = {name: value * num_images for name, value in losses.items()}
@@ -39,11 +41,13 @@ _GAIN_BOX, _GAIN_CLASS, _GAIN_DISTANCE = 7.5, 0.5, 1.5
 
 
 def aligned_losses(prediction: Prediction, targets: list[dict[str, Tensor]]) -> Losses:
-    """CIoU, class and distance losses under task-aligned assignment, as sums; the weight is the sum of target scores.
+    """CIoU, class and distance losses under task-aligned assignment, as sums; the weight is the sum
+    of target scores.
 
-    targets: one dict an image with "boxes" (N, 4) in input pixels and "labels" (N). Box and distance terms are
-    weighted by the target score of their point (Feng et al. 2021, equation 6 and 7). Every term is connected to the
-    prediction even without an object, so that the backward pass is the same on every rank.
+    targets: one dict an image with "boxes" (N, 4) in input pixels and "labels" (N). Box and
+    distance terms are weighted by the target score of their point (Feng et al. 2021, equation 6 and
+    7). Every term is connected to the prediction even without an object, so that the backward pass
+    is the same on every rank.
     """
     dtype = torch.float64 if prediction.logits.dtype == torch.float64 else torch.float32
     distances, logits = prediction.distances.to(dtype), prediction.logits.to(dtype)
@@ -82,7 +86,8 @@ def aligned_losses(prediction: Prediction, targets: list[dict[str, Tensor]]) -> 
 def pad_targets(
     targets: list[dict[str, Tensor]], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (B, M, 4), labels (B, M) and is_real (B, M), M the most objects of an image; the rest is zeros."""
+    """Boxes (B, M, 4), labels (B, M) and is_real (B, M), M the most objects of an image; the rest
+    is zeros."""
     most = max((len(t["boxes"]) for t in targets), default=0)
     boxes = torch.zeros(len(targets), most, 4, dtype=dtype)
     labels = torch.zeros(len(targets), most, dtype=torch.long)

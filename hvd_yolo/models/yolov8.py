@@ -1,4 +1,5 @@
-"""YOLOv8: CSP backbone, PAN neck, anchor-free decoupled head, in five sizes (Jocher et al. 2023)."""
+"""YOLOv8: CSP backbone, PAN neck, anchor-free decoupled head, in five sizes (Jocher et al.
+2023)."""
 
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from hvd_yolo.models.losses import Losses, aligned_losses
 
 
 class Size(NamedTuple):
-    """Multipliers of block depths and channel widths, and the channel count that widths start from at most."""
+    """Multipliers of block depths and channel widths, and the channel count that widths start from
+    at most."""
 
     depth: float
     width: float
@@ -29,7 +31,8 @@ SIZES = {
 
 
 class YOLOv8(nn.Module):
-    """A Detector. Input sides must be multiples of 32; conf, iou and max_detections rule its evaluation mode."""
+    """A Detector. Input sides must be multiples of 32; conf, iou and max_detections rule its
+    evaluation mode."""
 
     def __init__(
         self, size: Size, num_classes: int, conf: float, iou: float, max_detections: int

@@ -1,0 +1,63 @@
+"""Checkpoint files: written whole or not at all, read without running a line of code from them."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hvd_yolo.errors import InputError
+
+_FORMAT = "hvd_yolo checkpoint 1"
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes tensors, numbers, strings and containers of these; a kill at any moment leaves the old
+    file or the new.
+
+    content: "config" (YAML text), "names" (classes), "weights" (state dict to evaluate with) and,
+    to resume from, "training" (TrainState.state_dict()) and "metrics_bytes".
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    with open(temporary, "wb") as file:
+        torch.save({"format": _FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote, on the CPU; raises InputError when the file is not such a checkpoint."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"checkpoint {path}: no such file") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"checkpoint {path} cannot be read: {reason}") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"checkpoint {path}: not a checkpoint of hvd_yolo")
+    return content
+
+
+def load_weights(model: nn.Module, path: Path) -> tuple[int, list[str]]:
+    """Takes from a checkpoint what fits the model by name and shape.
+
+    Returns how many tensors were taken and the names of the model's tensors that were not, such as
+    the class layers of another number of classes. Raises InputError when nothing fits.
+    """
+    weights = load(path)["weights"]
+    own = model.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise InputError(f"weights {path}: no layer of it fits the model")
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting), [name for name in own if name not in fitting]

@@ -1,0 +1,29 @@
+"""How every verb ends: its exit code, and one voice for an error that all ranks have."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from hvd_yolo.comm import launch
+from hvd_yolo.errors import InputError
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a verb's main on the command line: exit code 0 when done, 2 for an InputError told in
+    one message."""
+    # What all ranks find alike is said by rank 0; what is an error on one rank is said by that
+    # rank.
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    level = logging.INFO if launch.launched_rank() == 0 else logging.ERROR
+    logging.getLogger("hvd_yolo").setLevel(level)
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        own_rank = launch.launched_rank()
+        if error.rank is None and own_rank != 0:
+            # A launcher ends all ranks when the first one exits: let rank 0 speak before that.
+            time.sleep(2)
+        else:
+            print(f"hvd_yolo: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)

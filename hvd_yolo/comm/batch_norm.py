@@ -1,0 +1,139 @@
+"""BatchNorm across ranks, over Comm: on CPU and GPU, with uneven and empty shares of the batch."""
+
+import torch
+from torch import Tensor, nn
+
+from hvd_yolo.comm import Comm
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d over the images of all ranks in training; in evaluation mode it is
+    nn.BatchNorm2d.
+
+    Every rank runs the same layers in the same order, with (0, C, H, W) where its share is empty:
+    each forward and each backward pass holds one collective.
+    """
+
+    comm: Comm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), the shape stays; B may differ by rank."""
+        if not self.training:
+            return super().forward(x)
+        y, mean, var, count = _normalise(x, self.weight, self.bias, self.eps, self.comm)
+        with torch.no_grad():
+            unbiased = var * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return y
+
+
+def convert(model: nn.Module, comm: Comm) -> nn.Module:
+    """The model with every BatchNorm2d made a SyncBatchNorm2d over `comm`, in place; parameters and
+    names stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+            module.comm = comm
+    return model
+
+
+def freeze(model: nn.Module) -> None:
+    """Puts every BatchNorm into evaluation mode: it uses its running statistics and no longer
+    changes them."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def average_statistics(models: list[nn.Module], comm: Comm) -> None:
+    """Gives every rank the mean over ranks of the running statistics of each BatchNorm of the
+    models.
+
+    Each rank has seen other images; without this, the weights that rank 0 saves would be scored
+    with the statistics of its own share alone.
+    """
+    statistics = [
+        buffer
+        for model in models
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for buffer in (module.running_mean, module.running_var)
+        if buffer is not None
+    ]
+    if comm.size == 1 or not statistics:
+        return
+    mean = comm.mean(torch.cat([buffer.flatten() for buffer in statistics]))
+    for buffer, part in zip(statistics, mean.split([b.numel() for b in statistics]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+def _normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, comm: Comm
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The normalised x, and mean (C), biased variance (C) and count (scalar) over all ranks."""
+    return _Normalise.apply(x, weight, bias, eps, comm)
+
+
+class _Normalise(torch.autograd.Function):
+    """Ioffe & Szegedy 2015, with the sums over the batch, and those of its gradient, taken over all
+    ranks."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        comm: Comm,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        channels = x.shape[1]
+        # Moments in double: a variance from a mean of squares would lose half the digits of a
+        # float.
+        moments = torch.zeros(2 * channels + 1, dtype=torch.float64, device=x.device)
+        count = x.numel() // channels
+        if count:
+            var, mean = torch.var_mean(_wide(x), dim=(0, 2, 3), correction=0)
+            mean, var = mean.double(), var.double()
+            moments[:channels] = mean * count
+            moments[channels:-1] = (var + mean.square()) * count
+            moments[-1] = count
+        moments = comm.sum(moments)
+        total = moments[-1]
+        mean = moments[:channels] / total.clamp(min=1)
+        var = (moments[channels:-1] / total.clamp(min=1) - mean.square()).clamp(min=0)
+        wide = _wide(x)
+        inverse = (var + eps).rsqrt().to(wide.dtype)
+        normalised = (wide - _spread(mean.to(wide.dtype))) * _spread(inverse)
+        ctx.save_for_backward(normalised, inverse, weight, total)
+        ctx.comm = comm
+        y = normalised * _spread(weight) + _spread(bias)
+        ctx.mark_non_differentiable(mean, var, total)
+        return y.to(x.dtype), mean, var, total
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        normalised, inverse, weight, total = ctx.saved_tensors
+        wide = grad.to(normalised.dtype)
+        sum_grad = wide.sum((0, 2, 3))
+        sum_product = (wide * normalised).sum((0, 2, 3))
+        # Parameters get this rank's part, the optimizer adds the parts up; the input needs the sums
+        # over all ranks.
+        sums = ctx.comm.sum(torch.cat((sum_grad, sum_product)).double()) / total.clamp(min=1)
+        mean_grad, mean_product = (part.to(wide.dtype) for part in sums.chunk(2))
+        inner = wide - _spread(mean_grad) - normalised * _spread(mean_product)
+        grad_x = inner * _spread(inverse * weight)
+        return grad_x.to(grad.dtype), sum_product, sum_grad, None, None
+
+
+def _spread(per_channel: Tensor) -> Tensor:
+    return per_channel.view(1, -1, 1, 1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision as float32, the rest as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

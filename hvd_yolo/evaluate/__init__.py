@@ -1,0 +1,159 @@
+"""Evaluation by all ranks: each detects on its share, the detections are gathered, the scoring is
+shared out again.
+
+No rank waits for another's private work, no image is seen twice, and every rank ends with the same
+numbers.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hvd_yolo.boxes import letterbox
+from hvd_yolo.comm import Comm, gather_json, log
+from hvd_yolo.comm.batch_norm import freeze
+from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.loader import Batch, Item
+from hvd_yolo.evaluate.scoring import Table, score
+from hvd_yolo.models import ScoredDetector
+from hvd_yolo.models.losses import Losses, as_losses
+
+__all__ = ["Evaluation", "Table", "evaluate", "results_json", "score"]
+
+
+@dataclass
+class Evaluation:
+    """What evaluate() found: `metrics` for reports, all detections (D, 7) as scoring.Table holds
+    them, and its time."""
+
+    metrics: dict[str, Any]
+    detections: np.ndarray
+    seconds: float
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    batches: Iterable[Batch],
+    comm: Comm,
+    size: int,
+    with_loss: bool = True,
+    scorer: str = "auto",
+) -> Evaluation:
+    """Scores the model on the data set; every rank gives its own evaluation_batches of it, made for
+    `size` pixels.
+
+    metrics: COCO's twelve numbers (AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10,
+    AR_100, AR_small, AR_medium, AR_large), precision, recall and f1 at the threshold that is best
+    over all classes at IoU 0.5, per_class, and, with_loss, val_loss with its terms. Equal on all
+    ranks, whatever their number.
+    """
+    started = time.monotonic()
+    was_training = model.training
+    model.eval()
+    detections, truths, image_ids = [], [], []
+    losses = _LossSum()
+    for batch in batches:
+        for message in batch.unreadable:
+            log(comm).error("not evaluated, an unreadable image: %s", message)
+        if not batch.items:
+            continue
+        found, batch_losses = _detect(model, batch, comm.device, with_loss)
+        losses.add(batch_losses)
+        for item, prediction in zip(batch.items, found, strict=True):
+            detections.append(_detection_rows(item, prediction, size))
+            truths.append(_truth_rows(item))
+            image_ids.append(item.image_id)
+    model.train(was_training)
+
+    table = Table(
+        image_ids=_gather(comm, np.array(image_ids, dtype=np.float64).reshape(-1, 1))[:, 0],
+        truths=_gather(comm, np.concatenate([np.zeros((0, 8)), *truths])),
+        detections=_gather(comm, np.concatenate([np.zeros((0, 7)), *detections])),
+    )
+    metrics = score(table, dataset.names, comm, scorer)
+    if with_loss:
+        metrics.update(losses.metrics(comm))
+    return Evaluation(metrics, table.detections, time.monotonic() - started)
+
+
+def results_json(detections: np.ndarray, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The detections in COCO's results format: image_id, category_id, bbox (x, y, w, h) in pixels,
+    score."""
+    return [
+        {
+            "image_id": int(row[0]),
+            "category_id": category_ids[int(row[6])],
+            "bbox": [row[1], row[2], row[3] - row[1], row[4] - row[2]],
+            "score": row[5],
+        }
+        for row in detections.tolist()
+    ]
+
+
+@torch.no_grad()
+def _detect(
+    model: nn.Module, batch: Batch, device: torch.device, with_loss: bool
+) -> tuple[list[dict[str, Tensor]], Losses | None]:
+    """Detections an image, and losses with the statistics of evaluation mode."""
+    dtype = next(model.parameters()).dtype
+    images, targets = batch.to_model(device, dtype)
+    if not with_loss:
+        return model(images), None
+    if isinstance(model, ScoredDetector):
+        return model.detect_and_score(images, targets)
+    found = model(images)
+    # A foreign detector tells its losses in training mode only; BatchNorm must not learn from it.
+    model.train()
+    freeze(model)
+    losses = as_losses(model(images, targets), len(batch))
+    model.eval()
+    return found, losses
+
+
+class _LossSum:
+    """Loss terms and weight, summed over batches and ranks."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+
+    def add(self, losses: Losses | None) -> None:
+        if losses is not None:
+            for name, value in (*losses.terms.items(), ("", losses.weight)):
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def metrics(self, comm: Comm) -> dict[str, Any]:
+        """val_loss and val_losses; a rank without images does not know the terms' names and learns
+        them here."""
+        parts = gather_json(comm, self.sums)
+        names = sorted({name for part in parts for name in part if name})
+        weight = max(sum(part.get("", 0.0) for part in parts), 1.0)
+        terms = {name: sum(part.get(name, 0.0) for part in parts) / weight for name in names}
+        return {"val_loss": sum(terms.values()), "val_losses": terms}
+
+
+def _detection_rows(item: Item, prediction: dict[str, Tensor], size: int) -> np.ndarray:
+    """(M, 7): image id, box in pixels of the file, score, label."""
+    boxes = prediction["boxes"].double().cpu().numpy()
+    boxes = letterbox(item.width, item.height, size).undo(boxes, item.width, item.height)
+    scores = prediction["scores"].double().cpu().numpy()[:, None]
+    labels = prediction["labels"].double().cpu().numpy()[:, None]
+    ids = np.full_like(scores, item.image_id)
+    return np.concatenate((ids, boxes, scores, labels), axis=1)
+
+
+def _truth_rows(item: Item) -> np.ndarray:
+    """(N, 8): image id, box in pixels of the file, label, area, is_crowd."""
+    truth = item.truth
+    ids = np.full((len(truth.boxes), 1), item.image_id, dtype=np.float64)
+    rest = np.stack((truth.labels, truth.areas, truth.is_crowd), axis=1)
+    return np.concatenate((ids, truth.boxes, rest), axis=1)
+
+
+def _gather(comm: Comm, rows: np.ndarray) -> np.ndarray:
+    return torch.cat(comm.gather(torch.from_numpy(rows))).numpy()

@@ -1,0 +1,66 @@
+"""`python -m hvd_yolo.evaluate --weights runs/exp/checkpoints/best.pt [--data ...] [--split test]`,
+on any number of ranks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hvd_yolo import checkpoint, cli
+from hvd_yolo.comm import agree, connect, launch
+from hvd_yolo.config import EvaluateConfig, from_yaml, parse
+from hvd_yolo.data import open_dataset
+from hvd_yolo.data.loader import evaluation_batches
+from hvd_yolo.errors import InputError
+from hvd_yolo.evaluate import evaluate, results_json
+from hvd_yolo.evaluate.scoring import COCO_NUMBERS
+from hvd_yolo.models import build_model
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the numbers on rank 0, as a table and as one line of JSON."""
+    config = parse(EvaluateConfig, argv, "hvd_yolo.evaluate")
+    if not config.weights:
+        raise InputError(
+            "weights is missing: name the checkpoint to score, --weights RUN/checkpoints/best.pt"
+        )
+    comm = connect(config.comm.backend, config.device, config.comm.groups)
+    with agree(comm):
+        content = checkpoint.load(Path(config.weights))
+        trained = from_yaml(content["config"])
+        dataset = open_dataset(config.data or trained.data, config.split)
+        if len(dataset.names) != len(content["names"]):
+            raise InputError(
+                f"{config.weights} knows {len(content['names'])} classes, the data set has "
+                f"{len(dataset.names)}"
+            )
+        model = build_model(
+            trained.model,
+            len(dataset.names),
+            conf=config.eval.conf,
+            iou=config.eval.iou,
+            max_detections=config.eval.max_detections,
+        )
+        model.load_state_dict(content["weights"])
+    model.to(comm.device).eval()
+    size = config.imgsz or trained.imgsz
+    workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    batches = evaluation_batches(
+        dataset, size, config.eval.batch_size or config.batch_size, comm.rank, comm.size, workers
+    )
+    found = evaluate(model, dataset, batches, comm, size, config.eval.loss, config.eval.scorer)
+    if comm.is_main:
+        if config.results:
+            results = results_json(found.detections, dataset.category_ids)
+            Path(config.results).write_text(json.dumps(results), encoding="utf-8")
+        for name in (*COCO_NUMBERS, "precision", "recall", "f1", "threshold"):
+            print(f"{name:<10} {found.metrics[name]:.4f}")
+        for name, numbers in found.metrics["per_class"].items():
+            print(
+                f"class {name}: "
+                + ("no truth" if numbers["AP"] is None else f"AP {numbers['AP']:.4f}")
+            )
+        print(json.dumps(found.metrics), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,72 @@
+"""How far and how fast a run goes: images per update, passes, updates and the learning rate, from
+config and size."""
+
+import math
+from dataclasses import dataclass
+
+from hvd_yolo.config import Config
+from hvd_yolo.data.order import Dealing
+from hvd_yolo.optim import RateSchedule, scaled_rate
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Everything that depends on the number of ranks. Computed at each start, never stored."""
+
+    dealing: Dealing
+    rates: RateSchedule
+    total_updates: int
+    closing_epoch: int
+    scaling: str
+
+    def rate(self, epoch: int, images_seen: int) -> float:
+        """The learning rate of the update that starts after `images_seen` images of `epoch`."""
+        return self.rates.at(epoch + images_seen / self.dealing.num_images)
+
+    def banner(self) -> str:
+        """The arithmetic of batch and rate, in words."""
+        d, r = self.dealing, self.rates
+        per_rank = sorted({-(-d.global_batch // d.size), d.global_batch // d.size})
+        passes = f" in {d.passes} passes of at most {d.micro_batch}" if d.passes > 1 else ""
+        return (
+            f"batch: {d.global_batch} images an update = {' or '.join(map(str, per_rank))} on "
+            f"each of {d.size} "
+            f"rank{'s' if d.size > 1 else ''}{passes}; {d.updates_per_epoch} updates an epoch of "
+            f"{d.num_images} "
+            f"images, {self.total_updates} in all\n"
+            f"rate: {r.start:g} at first, {r.peak:g} at its peak ({self.scaling}) after "
+            f"{r.warmup_epochs:g} epochs of warmup, {r.shape} to {r.peak * r.final:g}"
+        )
+
+
+def make_pace(config: Config, num_images: int, size: int) -> Pace:
+    """The pace of a run over `num_images` training images on `size` ranks.
+
+    With global_batch the images per update and the rate are the same on any number of ranks; else a
+    rank takes batch_size x train.accumulate images and the rate is scaled by ranks x accumulate.
+    """
+    if config.global_batch:
+        multiple, global_batch = 1, config.global_batch
+        scaling = f"global_batch is fixed: the {size} ranks do not change it"
+    else:
+        multiple = size * config.train.accumulate
+        global_batch = config.batch_size * multiple
+        passes = f"x {config.train.accumulate} passes " if config.train.accumulate > 1 else ""
+        scaling = f"{config.optim.lr:g} x {size} ranks {passes}{config.optim.lr_scaling}"
+    dealing = Dealing(num_images, global_batch, config.batch_size, size)
+    total_updates = config.epochs * dealing.updates_per_epoch
+    length = float(config.epochs)
+    if config.max_updates and config.max_updates < total_updates:
+        total_updates = config.max_updates
+        whole, rest = divmod(total_updates, dealing.updates_per_epoch)
+        length = whole + rest * global_batch / num_images
+    rates = RateSchedule(
+        start=config.optim.lr * config.optim.warmup_start,
+        peak=scaled_rate(config.optim.lr, config.optim.lr_scaling, multiple),
+        epochs=length,
+        warmup_epochs=config.optim.warmup_epochs,
+        shape=config.optim.schedule,
+        final=config.optim.final_lr,
+    )
+    closing_epoch = max(0, math.ceil(length) - config.augment.close_mosaic)
+    return Pace(dealing, rates, total_updates, closing_epoch, scaling)

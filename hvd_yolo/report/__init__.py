@@ -1,0 +1,111 @@
+"""What a run tells: the console and the files of its folder. It receives numbers on rank 0 and
+cannot steer."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from hvd_yolo.evaluate import Evaluation
+from hvd_yolo.report.console import Console
+
+__all__ = ["Report"]
+
+
+class Report:
+    """The console and metrics.jsonl of a run; on every rank but 0 it does nothing.
+
+    metrics.jsonl holds one JSON object a line. Its fields of time (images_per_s, data_wait,
+    seconds) differ from run to run, all others are a function of config and seed.
+    """
+
+    TIMES = ("images_per_s", "data_wait", "seconds")
+
+    def __init__(
+        self, folder: Path, is_main: bool, is_launched: bool, metrics_bytes: int, total_updates: int
+    ) -> None:
+        """Goes on after `metrics_bytes` of metrics.jsonl: lines of updates that are made again are
+        cut off."""
+        self._is_main = is_main
+        self._started = time.monotonic()
+        self._line_started = self._started
+        self._last_step = -1
+        if not is_main:
+            return
+        self._file = open(folder / "metrics.jsonl", "ab")  # noqa: SIM115 (open as long as the run)
+        self._file.truncate(min(metrics_bytes, self._file.seek(0, 2)))
+        self._file.seek(0, 2)
+        self._console = Console(total_updates, is_launched)
+
+    @property
+    def metrics_bytes(self) -> int:
+        """How much of metrics.jsonl is written; a checkpoint remembers it."""
+        return self._file.tell() if self._is_main else 0
+
+    def say(self, message: str) -> None:
+        """One message on the console."""
+        if self._is_main:
+            self._console.say(message)
+
+    def train(
+        self,
+        epoch: float,
+        step: int,
+        lr: float,
+        losses: dict[str, float],
+        grad_norm: float,
+        images: float,
+        data_wait: float,
+    ) -> None:
+        """A line for the updates since the last one.
+
+        epoch: passes over the data so far; losses: means over those updates, by term; images: those
+            they took, on all ranks; data_wait:
+        seconds a rank waited for images, the mean over ranks.
+        """
+        now = time.monotonic()
+        elapsed, self._line_started = now - self._line_started, now
+        if not self._is_main:
+            return
+        line = {
+            "kind": "train", "epoch": epoch, "step": step, "images": round(images), "lr": lr,
+            "loss": sum(losses.values()), "losses": losses, "grad_norm": grad_norm,
+            "images_per_s": images / elapsed, "data_wait": data_wait / elapsed,
+            "seconds": now - self._started,
+        }  # fmt: skip
+        self._write(line)
+        self._console.train(line, elapsed / max(1, step - max(self._last_step, 0)))
+        self._last_step = step
+
+    def evaluation(self, epoch: float, step: int, found: Evaluation) -> None:
+        """What evaluate() found, and the images it could not read; training time does not count
+        it."""
+        self._line_started += found.seconds
+        if self._is_main:
+            line = {"kind": "eval", "epoch": epoch, "step": step, **found.metrics}
+            self._write({**line, "seconds": found.seconds})
+            self._console.evaluation(line, found.seconds)
+
+    def resumed_at(self, step: int) -> None:
+        """Time per update is counted from here."""
+        self._last_step = step
+
+    def close(self) -> None:
+        """Ends the progress bar and the file."""
+        if self._is_main:
+            self._console.close()
+            self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(_finite(line)).encode() + b"\n")
+        self._file.flush()
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """JSON has no NaN and no infinity: they become strings."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,195 @@
+"""One update: micro-batches forward and backward, gradients summed over ranks, one step."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hvd_yolo.comm import Comm, batch_norm, gather_json, log
+from hvd_yolo.config import Config
+from hvd_yolo.data.loader import Batch
+from hvd_yolo.errors import InputError
+from hvd_yolo.models.losses import Losses, as_losses
+from hvd_yolo.pace import Pace
+from hvd_yolo.state import TrainState
+
+# The first entries of the vector that is summed over ranks with each update; the loss terms follow.
+_WEIGHT, _IMAGES, _UNREADABLE, _WAIT, _TERMS = range(5)
+
+
+class Step:
+    """Makes updates on a TrainState; `grad_norm`, `data_wait` and `term_names` tell about the last
+    ones."""
+
+    def __init__(self, config: Config, comm: Comm, pace: Pace) -> None:
+        self._config = config
+        self._comm = comm
+        self._pace = pace
+        self._dtype = getattr(torch, config.train.dtype)
+        self.term_names: list[str] | None = None
+        self.grad_norm = torch.zeros(())
+        self.data_wait = 0.0
+
+    def prepare(self, state: TrainState) -> None:
+        """Makes the shared state of all ranks ready to train: layout, BatchNorm, distributed
+        optimizer."""
+        train = self._config.train
+        if train.channels_last:
+            state.model.to(memory_format=torch.channels_last)
+        if train.sync_bn:
+            batch_norm.convert(state.model, self._comm)
+        if train.freeze_bn:
+            batch_norm.freeze(state.model)
+        state.optimizer = self._comm.distribute(
+            state.optimizer, state.model, self._pace.dealing.passes
+        )
+        if train.channels_last:
+            _match_layout(state.optimizer)
+        if state.loss_weight is None:
+            images = float(self._pace.dealing.images_of_update(0))
+            state.loss_weight = torch.tensor(images, dtype=torch.float64, device=self._comm.device)
+
+    def update(self, state: TrainState, batches: Iterator[Batch]) -> float:
+        """The next update of the epoch; returns its learning rate.
+
+        The loss is back-propagated as a sum divided by the last update's global weight, which every
+        rank knows, and the summed gradients are multiplied by last / actual: the divisor is global
+        and costs no round of its own.
+        """
+        dealing = self._pace.dealing
+        rate = self._pace.rate(state.epoch, state.images_seen)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_random_seed(self._config.seed, state.updates, self._comm.rank))
+        state.optimizer.zero_grad()
+        sums = self._sum_over_ranks(
+            [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
+        )
+        weight = sums[_WEIGHT].clamp(min=1.0)
+        weight = torch.where(weight.isfinite(), weight, state.loss_weight)
+        with self._comm.reduced_gradients(state.optimizer):
+            state.scaler.unscale_(state.optimizer)
+            gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, state.loss_weight / weight)
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(
+                state.model.parameters(), self._config.optim.clip_norm or float("inf")
+            )
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        state.loss_weight = weight
+        state.window = sums if state.window is None else state.window + sums
+        state.updates += 1
+        state.images_seen += dealing.images_of_update(state.images_seen)
+        if state.images_seen == dealing.num_images:
+            state.epoch, state.images_seen = state.epoch + 1, 0
+        state.ema.update(state.model, state.updates)
+        return rate
+
+    def close_window(self, state: TrainState) -> tuple[dict[str, float], float, float]:
+        """Mean losses, images and seconds of data wait a rank since the last call.
+
+        Raises InputError on all ranks when too many images could not be read.
+        """
+        sums = state.window.tolist()
+        state.window = None
+        state.unreadable += round(sums[_UNREADABLE])
+        wait, self.data_wait = self.data_wait / self._comm.size, 0.0
+        limit = self._config.loader.max_unreadable
+        if state.unreadable > limit:
+            raise InputError(
+                f"{state.unreadable} images could not be read, more than loader.max_unreadable "
+                f"{limit}; each is named "
+                "above: repair or remove them, or raise the limit"
+            )
+        weight = max(sums[_WEIGHT], 1.0)
+        losses = {name: sums[_TERMS + i] / weight for i, name in enumerate(self.term_names)}
+        return losses, sums[_IMAGES], wait
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        started = time.monotonic()
+        batch = next(batches)
+        self._waited = time.monotonic() - started
+        for message in batch.unreadable:
+            log(self._comm).error("skipped an unreadable image: %s", message)
+        return batch
+
+    def _forward_backward(
+        self, state: TrainState, batch: Batch
+    ) -> tuple[Losses | None, list[float]]:
+        """Losses of one micro-batch, back-propagated, and its images, unreadable images and seconds
+        of wait."""
+        counts = [float(len(batch)), float(len(batch.unreadable)), self._waited]
+        if len(batch):
+            images, targets = batch.to_model(self._comm.device, self._dtype)
+        elif self._config.train.sync_bn:
+            # The other ranks wait in each BatchNorm for this one's share, though it is empty.
+            size = self._config.imgsz
+            images = torch.zeros((0, 3, size, size), dtype=self._dtype, device=self._comm.device)
+            targets = []
+        else:
+            return None, counts
+        if not self._config.train.channels_last:
+            images = images.contiguous()
+        with self._autocast():
+            losses = as_losses(state.model(images, targets), len(batch))
+        state.scaler.scale(losses.total() / state.loss_weight).backward()
+        return losses, counts
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.train.amp)
+        return torch.autocast(self._comm.device.type, dtype=low, enabled=low is not None)
+
+    def _sum_over_ranks(self, passes: list[tuple[Losses | None, list[float]]]) -> Tensor:
+        """The vector of _WEIGHT, _IMAGES, ..., summed over micro-batches and ranks, float64 on the
+        device."""
+        names = self._agree_on_terms([losses for losses, _ in passes if losses is not None])
+        device = self._comm.device
+        total = torch.zeros(_TERMS + len(names), dtype=torch.float64, device=device)
+        for losses, counts in passes:
+            total[_IMAGES:_TERMS] += torch.tensor(counts, dtype=torch.float64, device=device)
+            if losses is not None:
+                terms = [losses.weight, *(losses.terms[name] for name in names)]
+                values = torch.stack([term.detach().double() for term in terms])
+                total[_WEIGHT] += values[0]
+                total[_TERMS:] += values[1:]
+        total = self._comm.sum(total)
+        self.data_wait += float(total[_WAIT])
+        total[_WAIT] = 0.0
+        return total
+
+    def _agree_on_terms(self, losses: list[Losses]) -> list[str]:
+        """The names of the loss terms; a rank whose first share is empty learns them from the
+        others."""
+        if self.term_names is None:
+            own = sorted(losses[0].terms) if losses else None
+            known = [names for names in gather_json(self._comm, own) if names is not None]
+            if not known:
+                return []
+            self.term_names = known[0]
+        with_other_terms = [item for item in losses if sorted(item.terms) != self.term_names]
+        if with_other_terms:
+            raise InputError(
+                f"the model returned the losses {sorted(with_other_terms[0].terms)}, before it "
+                f"was {self.term_names}; "
+                "a detector must return the same terms for every batch",
+                rank=self._comm.rank,
+            )
+        return self.term_names
+
+
+def _random_seed(seed: int, update: int, rank: int) -> int:
+    """For models with random numbers of their own (dropout): a function of the update, so that
+    resume repeats them."""
+    return int(np.random.SeedSequence((seed, update, rank)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Puts restored momenta into the layout of their weights; elementwise arithmetic gives the same
+    bits, faster."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.ndim == 4:
+                state[name] = value.contiguous(memory_format=torch.channels_last)

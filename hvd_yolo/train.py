@@ -1,0 +1,206 @@
+"""Training: start reading here. fit() is the whole story, in the order it happens.
+
+horovodrun -np 16 -H node1:8,node2:8 python -m hvd_yolo.train --data coco.yaml --model yolov8s
+"""
+
+import itertools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hvd_yolo import checkpoint, cli
+from hvd_yolo.comm import Comm, agree, batch_norm, broadcast_bytes, connect, launch
+from hvd_yolo.config import Config, from_yaml, load, to_yaml
+from hvd_yolo.data import open_dataset
+from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.loader import TrainingItems, evaluation_batches, training_batches
+from hvd_yolo.evaluate import evaluate
+from hvd_yolo.pace import Pace, make_pace
+from hvd_yolo.report import Report, environment
+from hvd_yolo.state import TrainState, new_state, share_state
+from hvd_yolo.step import Step
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["TrainState", "fit", "main"]
+
+
+def fit(
+    state: TrainState,
+    config: Config,
+    comm: Comm,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    report: Report,
+    folder: Path,
+) -> TrainState:
+    """Trains `state` to the end of its run and returns it; every rank calls it with the same config
+    and data.
+
+    The state of rank 0 counts, whatever the others bring. Writes folder/checkpoints/last.pt and
+    best.pt on rank 0.
+    """
+    pace = make_pace(config, len(train_set), comm.size)
+    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    share_state(state, comm)
+    step = Step(config, comm, pace)
+    step.prepare(state)
+
+    items = TrainingItems(train_set, config.augment, config.imgsz, config.seed, pace.closing_epoch)
+    start = (state.epoch, state.images_seen)
+    batches = training_batches(
+        items, pace.dealing, start, comm.rank, num_workers, config.loader.prefetch
+    )
+    if val_set:
+        block = config.eval.batch_size or config.batch_size
+        val_batches = evaluation_batches(
+            val_set, config.imgsz, block, comm.rank, comm.size, num_workers
+        )
+
+    report.resumed_at(state.updates)
+    while state.updates < pace.total_updates:
+        rate = step.update(state, batches)
+
+        is_last = state.updates == pace.total_updates
+        has_ended_epoch = state.images_seen == 0
+        if is_last or _is_due(state.updates, config.report.every):
+            losses, images, wait = step.close_window(state)
+            epochs_seen = state.epoch + state.images_seen / len(train_set)
+            norm = float(step.grad_norm)
+            report.train(epochs_seen, state.updates, rate, losses, norm, images, wait)
+
+        if is_last or has_ended_epoch or _is_due(state.updates, config.checkpoint.every_updates):
+            if not (config.train.sync_bn or config.train.freeze_bn):
+                batch_norm.average_statistics([state.model, state.ema.module], comm)
+            if val_set and (
+                is_last or (has_ended_epoch and _is_due(state.epoch, config.eval.every))
+            ):
+                found = evaluate(
+                    state.ema.module, val_set, val_batches, comm, config.imgsz,
+                    config.eval.loss, config.eval.scorer,
+                )  # fmt: skip
+                report.evaluation(epochs_seen, state.updates, found)
+                if found.metrics["AP"] > state.best:
+                    state.best = found.metrics["AP"]
+                    save(folder / "best.pt", state, config, train_set, report, comm)
+            save(folder / "last.pt", state, config, train_set, report, comm)
+            if has_ended_epoch and _is_due(state.epoch, config.checkpoint.every_epochs):
+                kept = folder / f"epoch_{state.epoch:03}.pt"
+                save(kept, state, config, train_set, report, comm)
+    return state
+
+
+def save(
+    file: Path, state: TrainState, config: Config, dataset: Dataset, report: Report, comm: Comm
+) -> None:
+    """Writes the state to `file` on rank 0, with all that evaluating or resuming it needs."""
+    if comm.is_main:
+        content = {
+            "config": to_yaml(config),
+            "names": list(dataset.names),
+            "category_ids": list(dataset.category_ids),
+            "weights": state.ema.module.state_dict(),
+            "training": state.state_dict(),
+            "metrics_bytes": report.metrics_bytes,
+        }
+        checkpoint.save(file, content)
+
+
+def main(argv: Sequence[str]) -> None:
+    """`python -m hvd_yolo.train`: every rank runs this."""
+    config = load(argv)
+    comm = connect(config.comm.backend, config.device, config.comm.groups, config.train.sync_bn)
+    config, is_resumed = _settle(config, comm)
+    folder = Path(config.output)
+    with agree(comm):
+        train_set = open_dataset(config.data, "train")
+        val_set = open_dataset(config.data, "val") if config.eval.every else None
+        state = new_state(config, len(train_set.names), comm.device)
+        metrics_bytes = _restore(state, config, is_resumed) if comm.is_main else 0
+        if comm.is_main:
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    start = environment.describe(comm)
+    if comm.is_main:
+        environment.append(folder / "environment.json", start, state.updates)
+
+    pace = make_pace(config, len(train_set), comm.size)
+    report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, pace.total_updates)
+    report.say(_banner(config, comm, pace, state, train_set, val_set))
+    fit(state, config, comm, train_set, val_set, report, folder / "checkpoints")
+    best = f"; best AP {state.best:.4f} in {folder}/checkpoints/best.pt" if val_set else ""
+    report.say(f"done: {state.updates} updates{best}")
+    report.close()
+
+
+def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
+    """The config of rank 0 with its output folder, and whether a run there goes on; the same on all
+    ranks.
+
+    Rank 0 alone looks at the disk: other hosts need not share it.
+    """
+    if comm.is_main and not config.output:
+        config.output = str(_next_free(Path("runs"), "exp"))
+    said = json.dumps({"config": to_yaml(config), "is_resumed": bool(config.resume)})
+    heard = json.loads(broadcast_bytes(comm, said.encode()))
+    return from_yaml(heard["config"]), heard["is_resumed"]
+
+
+def _restore(state: TrainState, config: Config, is_resumed: bool) -> int:
+    """Loads what the run starts from, on rank 0, and returns how much of metrics.jsonl stays."""
+    last = Path(config.output) / "checkpoints" / "last.pt"
+    if is_resumed and last.is_file():
+        content = checkpoint.load(last)
+        state.load_state_dict(content["training"])
+        return content["metrics_bytes"]
+    if config.weights:
+        num_taken, left_out = checkpoint.load_weights(state.model, Path(config.weights))
+        state.ema.module.load_state_dict(state.model.state_dict())
+        kept = (
+            f", {len(left_out)} keep their fresh values ({', '.join(left_out[:3])} ...)"
+            if left_out
+            else ""
+        )
+        logger.info("weights: %d tensors taken from %s%s", num_taken, config.weights, kept)
+    return 0
+
+
+def _banner(
+    config: Config,
+    comm: Comm,
+    pace: Pace,
+    state: TrainState,
+    train_set: Dataset,
+    val_set: Dataset | None,
+) -> str:
+    num_parameters = sum(p.numel() for p in state.model.parameters())
+    evaluated = f", {len(val_set)} to evaluate" if val_set else ""
+    settings = " ".join(f"{name}={value}" for name, value in comm.settings.items())
+    went_on = f"goes on after update {state.updates}\n" if state.updates else ""
+    return (
+        f"run: {config.output}\n"
+        f"model: {config.model}, {num_parameters:,} parameters, {config.imgsz} pixels, "
+        f"{config.train.dtype if config.train.amp == 'none' else config.train.amp}\n"
+        f"data: {config.data}, {len(train_set)} images to train on{evaluated}, "
+        f"{len(train_set.names)} classes\n"
+        f"ranks: {comm.size} by {comm.name} on {comm.device.type}, {torch.get_num_threads()} "
+        f"threads each"
+        f"{', ' + settings if settings else ''}\n"
+        f"{pace.banner()}\n{went_on}"
+    ).rstrip()
+
+
+def _next_free(parent: Path, stem: str) -> Path:
+    names = (f"{stem}{number}" if number > 1 else stem for number in itertools.count(1))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def _is_due(count: int, every: int) -> bool:
+    return every > 0 and count % every == 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
