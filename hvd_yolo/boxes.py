@@ -13,12 +13,6 @@ import torch
 from torch import Tensor
 
 
-def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Corner form (..., 4) of boxes given by centre, width and height."""
-    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
-    return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
-
-
 def area(boxes: Tensor) -> Tensor:
     """Areas (...) of boxes (..., 4); a box turned inside out has none."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)

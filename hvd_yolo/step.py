@@ -38,7 +38,8 @@ class Step:
         optimizer."""
         train = self._config.train
         if train.channels_last:
-            state.model.to(memory_format=torch.channels_last)
+            for module in (state.model, state.ema.module):
+                module.to(memory_format=torch.channels_last)
         if train.sync_bn:
             batch_norm.convert(state.model, self._comm)
         if train.freeze_bn:

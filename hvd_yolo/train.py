@@ -66,9 +66,9 @@ def fit(
 
         is_last = state.updates == pace.total_updates
         has_ended_epoch = state.images_seen == 0
+        epochs_seen = state.epoch + state.images_seen / len(train_set)
         if is_last or _is_due(state.updates, config.report.every):
             losses, images, wait = step.close_window(state)
-            epochs_seen = state.epoch + state.images_seen / len(train_set)
             norm = float(step.grad_norm)
             report.train(epochs_seen, state.updates, rate, losses, norm, images, wait)
 

@@ -60,8 +60,8 @@ class Shapes:
         return Annotations(boxes, labels, areas, np.zeros(len(boxes), dtype=bool))
 
 
-# An image and its annotations are asked for one after the other, and a mosaic asks for each image about
-# four times an epoch. 1024 drawings are 240 MB.
+# An image and its annotations are asked for one after the other, and a mosaic asks for each image
+# about four times an epoch. 1024 drawings are 240 MB.
 @lru_cache(maxsize=1024)
 def _draw(split_seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image, boxes and labels, all read-only."""

@@ -1,0 +1,74 @@
+"""Promise 1: the number of ranks changes nothing but the time. Whole training jobs, weights
+compared at the end."""
+
+import pytest
+import torch
+
+from hvd_yolo import checkpoint
+from tests.conftest import needs_mpi, train
+
+COMMON = (
+    "--data", "shapes:56", "--imgsz", "64", "--train.dtype", "float64", "--epochs", "100",
+    "--max_updates", "20", "--eval.every", "0", "--report.every", "20",
+    "--optim.warmup_epochs", "1",
+)  # fmt: skip
+
+
+def weights_after(folder, num_ranks, *options, launcher="mpirun"):
+    train(num_ranks, folder, *COMMON, *options, launcher=launcher)
+    return checkpoint.load(folder / "checkpoints" / "last.pt")["training"]
+
+
+def largest_difference(a, b):
+    differences = [
+        float((a[part][name] - b[part][name]).abs().max())
+        for part in ("model", "ema")
+        for name in a[part]
+        if a[part][name].is_floating_point()
+    ]
+    return max(differences)
+
+
+def check(tmp_path, sizes, options, reference_options, launcher="mpirun"):
+    reference = weights_after(tmp_path / "reference", 1, *options, *reference_options)
+    assert reference["updates"] == 20
+    for size in sizes:
+        found = weights_after(tmp_path / str(size), size, *options, launcher=launcher)
+        difference = largest_difference(reference, found)
+        print(f"{size} ranks: largest difference {difference:.1e}")
+        assert difference < 1e-9
+        assert abs(float(found["loss_weight"] - reference["loss_weight"])) < 1e-9
+
+
+@needs_mpi
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_13_images_on_1_2_3_5_ranks_with_sync_bn(tmp_path, optimizer):
+    options = ("--global_batch", "13", "--train.sync_bn", "true", "--optim.name", optimizer)
+    sizes = (2, 3, 5) if optimizer == "sgd" else (3,)
+    check(tmp_path, sizes, options, ())
+
+
+@needs_mpi
+def test_a_rank_without_images_with_sync_bn(tmp_path):
+    check(tmp_path, (3,), ("--global_batch", "2", "--train.sync_bn", "true"), ())
+
+
+@needs_mpi
+def test_micro_batches_of_4_with_frozen_bn(tmp_path):
+    options = ("--global_batch", "13", "--train.freeze_bn", "true", "--batch_size", "4")
+    check(tmp_path, (1, 2, 3, 5), options, ("--batch_size", "13"))
+
+
+def test_a_rank_without_images_with_frozen_bn_over_gloo(tmp_path):
+    options = ("--global_batch", "2", "--train.freeze_bn", "true")
+    check(tmp_path, (3,), options, (), launcher="gloo")
+
+
+@needs_mpi
+def test_two_runs_with_one_seed_are_bitwise_equal(tmp_path):
+    """Horovod as it comes is not: it fuses by timing, and the order of sums with it."""
+    options = ("--global_batch", "6", "--train.dtype", "float32")
+    runs = [weights_after(tmp_path / name, 3, *options) for name in ("a", "b")]
+    for part in ("model", "ema"):
+        for name, value in runs[0][part].items():
+            assert torch.equal(value, runs[1][part][name]), name

@@ -1,0 +1,98 @@
+import os
+
+import pytest
+import torch
+
+from hvd_yolo.comm import launch
+from hvd_yolo.errors import InputError
+from tests.conftest import needs_mpi, run_job
+
+VARIABLES = [name for row in launch._VARIABLES for name in row[1:]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_launched(monkeypatch):
+    for name in [*VARIABLES, "OMP_NUM_THREADS"]:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_nothing_promised_without_a_launcher():
+    assert launch.promised() is None
+    assert launch.launched_rank() == 0
+
+
+def test_mpirun_inside_slurm_is_mpirun(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    assert launch.promised() == ("mpirun (Open MPI)", 3, 8)
+
+
+def test_a_rank_takes_the_gpu_of_its_local_rank():
+    assert launch.choose_device("auto", 2, 4, 8) == torch.device("cuda", 2)
+    # Slurm and mpirun may show each rank one GPU only.
+    assert launch.choose_device("cuda", 3, 4, 1) == torch.device("cuda", 0)
+    assert launch.choose_device("auto", 0, 1, 0) == torch.device("cpu")
+    assert launch.choose_device("cpu", 0, 1, 8) == torch.device("cpu")
+
+
+def test_more_local_ranks_than_gpus_are_refused():
+    with pytest.raises(InputError, match=r"4 ranks on .* but only 2 GPUs"):
+        launch.choose_device("cuda", 2, 4, 2)
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        launch.choose_device("cuda", 0, 1, 0)
+
+
+def test_two_ranks_on_one_gpu_are_refused():
+    def identity(rank, gpu):
+        return {"rank": rank, "host": "node1", "gpu": gpu}
+
+    launch.refuse_shared_gpus([identity(0, "a"), identity(1, "b")])
+    launch.refuse_shared_gpus([identity(0, ""), identity(1, "")])
+    with pytest.raises(InputError, match="ranks 0 and 2 both compute on GPU a of node1"):
+        launch.refuse_shared_gpus([identity(0, "a"), identity(1, "b"), identity(2, "a")])
+
+
+def test_threads_and_workers_come_from_the_cpus_there_are(monkeypatch):
+    cpus = len(os.sched_getaffinity(0))
+    assert 1 <= launch.cpus() <= cpus
+    assert launch.threads_per_rank(1) == launch.cpus()
+    assert launch.threads_per_rank(10 * cpus) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert launch.threads_per_rank(1) == 7
+    assert launch.loader_workers(5, 2, torch.device("cpu")) == 5
+    assert launch.loader_workers(-1, 1, torch.device("cpu")) == 0
+    assert launch.loader_workers(-1, 1, torch.device("cuda")) == max(0, min(8, launch.cpus() - 1))
+
+
+@needs_mpi
+def test_lonely_processes_are_refused_with_the_remedy():
+    """Two real ranks of mpirun whose Horovods do not see each other: each would train alone."""
+    arguments = ["-m", "hvd_yolo.train", "--data", "shapes:8", "--output", "never-written"]
+    lonely = {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo"}
+    done = run_job(2, arguments, **lonely)
+    assert done.returncode == 2
+    told = done.stdout + done.stderr
+    assert told.count("promised 2 ranks, but Horovod sees 1") == 1
+    assert "Remedy: Horovod must be built with the MPI that this mpirun belongs to" in told
+    assert "Traceback" not in told
+
+
+def test_torchrun_is_refused_with_the_remedy():
+    arguments = ["-m", "hvd_yolo.train", "--data", "shapes:8", "--output", "never-written"]
+    done = run_job(1, arguments, RANK="0", WORLD_SIZE="2")
+    assert done.returncode == 2
+    assert "use `horovodrun" in done.stderr or "horovodrun -np N --gloo" in done.stderr
+
+
+@needs_mpi
+def test_cuda_without_a_gpu_is_refused_on_one_voice():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    arguments = ["-m", "hvd_yolo.train", "--device", "cuda", "--output", "never-written"]
+    done = run_job(2, arguments)
+    told = done.stdout + done.stderr
+    assert done.returncode == 2
+    assert told.count("device is cuda, but torch sees no GPU") == 1
+    assert "Traceback" not in told

@@ -1,0 +1,78 @@
+import pytest
+import yaml
+
+from hvd_yolo import config
+from hvd_yolo.errors import InputError
+
+
+def refusal(*argv):
+    with pytest.raises(InputError) as caught:
+        config.load(argv)
+    return str(caught.value)
+
+
+def test_file_then_command_line(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("epochs: 7\nimgsz: 320\noptim:\n  lr: 0.5\n")
+    loaded = config.load(["--config", str(file), "--imgsz", "64", "--optim.momentum", "0.8"])
+    assert (loaded.epochs, loaded.imgsz) == (7, 64)
+    assert (loaded.optim.lr, loaded.optim.momentum) == (0.5, 0.8)
+
+
+def test_every_key_survives_yaml():
+    changed = config.load(["--seed", "3", "--augment.mosaic", "0.25", "--train.sync_bn", "true"])
+    assert config.from_yaml(config.to_yaml(changed)) == changed
+    assert yaml.safe_load(config.to_yaml(changed))["augment"]["mosaic"] == 0.25
+
+
+def test_unknown_keys_are_named(tmp_path):
+    assert "--epoch" in refusal("--epoch", "3", "--mixupp", "1")
+    assert "--optim.lrr" in refusal("--optim.lrr", "1")
+    file = tmp_path / "recipe.yaml"
+    file.write_text("optim:\n  lrr: 1\n")
+    assert "lrr" in refusal("--config", str(file))
+
+
+def test_wrong_types_and_values_are_named():
+    assert '"epochs"' in refusal("--epochs", "many")
+    assert '"device"' in refusal("--device", "gpu")
+    assert "batch_size is 0" in refusal("--batch_size", "0")
+    assert "multiple of 32" in refusal("--imgsz", "100")
+    assert "train.accumulate" in refusal("--global_batch", "8", "--train.accumulate", "2")
+
+
+def test_missing_config_file_is_named(tmp_path):
+    assert "none.yaml" in refusal("--config", str(tmp_path / "none.yaml"))
+
+
+def test_resume_takes_the_runs_own_config(tmp_path):
+    first = config.load(["--imgsz", "96", "--output", str(tmp_path)])
+    (tmp_path / "config.yaml").write_text(config.to_yaml(first))
+    assert config.load(["--resume", str(tmp_path)]).imgsz == 96
+    # An output folder with a run in it is continued without being asked.
+    again = config.load(["--output", str(tmp_path), "--report.every", "1"])
+    assert (again.imgsz, again.resume, again.report.every) == (96, str(tmp_path), 1)
+
+
+def test_resume_refuses_changed_mathematics_unless_overridden(tmp_path):
+    first = config.load(["--model", "yolov8n", "--output", str(tmp_path)])
+    (tmp_path / "config.yaml").write_text(config.to_yaml(first))
+    message = refusal("--resume", str(tmp_path), "--model", "yolov8s")
+    assert "model is 'yolov8s'" in message
+    assert "--override model" in message
+    changed = ["--resume", str(tmp_path), "--optim.lr", "0.3", "--override", "optim.lr"]
+    assert config.load(changed).optim.lr == 0.3
+    assert "no such key" in refusal("--resume", str(tmp_path), "--override", "lrr")
+    assert "no run there" in refusal("--resume", str(tmp_path / "elsewhere"))
+
+
+def test_help_shows_every_option_with_a_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        config.load(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for key, value in config.flatten(config.Config()).items():
+        assert f"--{key} " in shown, key
+        section = shown.split(f"--{key} ")[-1]
+        line = section.split("(type")[0].split("(default")[0]
+        assert len(line.split()) > 3, f"{key} ({value}) has no description"

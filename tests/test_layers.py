@@ -1,0 +1,100 @@
+"""The seams of the design, read off the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hvd_yolo"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(file):
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file):
+    """Full dotted names of everything a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(name):
+    """Which rooms of hvd_yolo the files of one room import."""
+    found = set()
+    for file in FILES:
+        if room(file) == name:
+            parts = (imported.split(".") for imported in imports(file))
+            found |= {p[1] for p in parts if p[0] == "hvd_yolo" and len(p) > 1}
+    return found - {name}
+
+
+def test_foundations_import_nothing_above_them():
+    assert rooms_imported("errors") == set()
+    assert rooms_imported("boxes") == set()
+    assert rooms_imported("config") <= {"errors"}
+    assert rooms_imported("comm") <= {"errors", "config"}
+
+
+def test_models_and_data_do_not_know_each_other():
+    assert rooms_imported("models") <= {"boxes", "config", "errors"}
+    assert rooms_imported("data") <= {"boxes", "config", "errors"}
+
+
+def test_nobody_imports_train():
+    assert [str(f) for f in FILES if room(f) != "train" and "hvd_yolo.train" in imports(f)] == []
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("horovod", {"comm"}),
+        ("mpi4py", {"comm"}),
+        ("torch.distributed", {"comm"}),
+        ("cv2", {"data", "predict", "report"}),
+        ("pycocotools", {"data", "evaluate"}),
+    ],
+)
+def test_a_package_is_spoken_in_its_room_only(package, allowed):
+    users = {
+        room(file)
+        for file in FILES
+        if any(name == package or name.startswith(package + ".") for name in imports(file))
+    }
+    assert users <= allowed
+
+
+def test_only_comm_and_clis_read_the_environment():
+    readers = {room(f) for f in FILES if "os.environ" in f.read_text()}
+    # environment.json records the variables that matter; it reads none to act on.
+    assert readers <= {"comm", "report"}
+
+
+def test_files_and_functions_fit_their_screens():
+    for file in FILES:
+        assert len(file.read_text().splitlines()) <= 300, file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= (70 if node.name == "fit" else 60), f"{file}: {node.name} {length}"
+
+
+def test_every_public_function_is_documented_and_typed():
+    for file in FILES:
+        tree = ast.parse(file.read_text())
+        assert ast.get_docstring(tree), file
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{file}: {node.name}"
+            if isinstance(node, ast.FunctionDef):
+                assert node.returns is not None or node.name == "__init__" or is_dunder(node), (
+                    f"{file}: {node.name} has no return type"
+                )
+
+
+def is_dunder(node):
+    return node.name.startswith("__")
