@@ -40,7 +40,7 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {path}: no such file") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"checkpoint {path} cannot be read: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

@@ -23,7 +23,7 @@ from hvd_yolo.report import Report, environment
 from hvd_yolo.state import TrainState, new_state, share_state
 from hvd_yolo.step import Step
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hvd_yolo.train")
 
 __all__ = ["TrainState", "fit", "main"]
 

@@ -61,7 +61,9 @@ def test_global_batch_and_its_rate_do_not_change_with_the_ranks(size):
 
 
 def test_max_updates_ends_the_schedule_too():
-    pace = make_pace(Config(epochs=10, global_batch=10, max_updates=15), 100, 1)
+    config = Config(epochs=10, global_batch=10, max_updates=15)
+    config.optim.warmup_epochs = 1
+    pace = make_pace(config, 100, 1)
     assert pace.total_updates == 15
     assert pace.rate(1, 50) == pytest.approx(pace.rates.peak * pace.rates.final)
 

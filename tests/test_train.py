@@ -69,9 +69,10 @@ def test_low_precision_follows_float32(tmp_path, amp):
     options = (*SMALL, "--report.every", "1", "--eval.every", "0")
     train(1, tmp_path / "a", *options)
     train(1, tmp_path / "b", *options, "--train.amp", amp)
-    for exact, low in zip(losses(tmp_path / "a"), losses(tmp_path / "b"), strict=True):
-        assert sum(low.values()) == pytest.approx(sum(exact.values()), rel=0.05)
-        assert low != exact
+    exact, low = losses(tmp_path / "a"), losses(tmp_path / "b")
+    assert exact[0] != low[0]
+    assert sum(low[0].values()) == pytest.approx(sum(exact[0].values()), rel=0.02)
+    assert sum(low[-1].values()) == pytest.approx(sum(exact[-1].values()), rel=0.2)
 
 
 def test_channels_last_changes_no_result(tmp_path):
@@ -90,18 +91,20 @@ def test_three_formats_give_the_same_losses(tmp_path, bccd, bccd_voc):
     found = {}
     for name, data in (("yolo", bccd / "data.yaml"), ("coco", bccd), ("voc", voc)):
         options = (
-            "--data",
-            str(data),
             "--imgsz",
             "64",
             "--max_updates",
             "6",
             "--report.every",
             "1",
+            "--eval.every",
+            "0",
         )
-        train(1, tmp_path / name, *options, "--eval.every", "0", "--train.dtype", "float64")
+        options += ("--data", str(data), "--train.dtype", "float64", "--optim.name", "sgd")
+        train(1, tmp_path / name, *options)
         found[name] = [sum(step.values()) for step in losses(tmp_path / name)]
     assert len(found["coco"]) == 6
+    assert found["coco"] == found["voc"]
     assert found["coco"] == pytest.approx(found["yolo"], rel=1e-4)
 
 

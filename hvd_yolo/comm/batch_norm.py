@@ -89,6 +89,7 @@ class _Normalise(torch.autograd.Function):
         eps: float,
         comm: Comm,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One collective: the sums of count, values and squares."""
         channels = x.shape[1]
         # Moments in double: a variance from a mean of squares would lose half the digits of a
         # float.
@@ -117,6 +118,7 @@ class _Normalise(torch.autograd.Function):
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
+        """One collective: the sums of the gradient and of its product with the normalised values."""
         normalised, inverse, weight, total = ctx.saved_tensors
         wide = grad.to(normalised.dtype)
         sum_grad = wide.sum((0, 2, 3))

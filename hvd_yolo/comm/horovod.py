@@ -166,10 +166,11 @@ def _choose_settings(on_cpu: bool, latency_bound: bool) -> dict[str, str]:
     force."""
     chosen = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
     if on_cpu:
-        # The ranks compute on the cores that Horovod's background thread polls from: let it poll
-        # less often. With many small collectives in a row each poll is a wait, and it must be
-        # quick.
-        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else "5"
+        # Ranks compute on the cores that Horovod's background thread polls from. Under MPI the poll
+        # can yield and stay quick; under Gloo it cannot, and is made rare. Where many small collectives
+        # follow one another each poll is a wait, and it must be quick in any case.
+        by_gloo = os.environ.get("HOROVOD_CONTROLLER") == "gloo"
+        chosen["HOROVOD_CYCLE_TIME"] = "25" if by_gloo and not latency_bound else "1"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)

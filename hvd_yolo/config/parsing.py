@@ -76,7 +76,10 @@ def _instantiate(
     kind: type[T], prog: str, parse: Callable[[jsonargparse.ArgumentParser], jsonargparse.Namespace]
 ) -> T:
     parser = jsonargparse.ArgumentParser(
-        prog=f"python -m {prog}", description=kind.__doc__.split("\n")[0], exit_on_error=False
+        prog=f"python -m {prog}",
+        description=kind.__doc__.split("\n")[0],
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
     parser.add_class_arguments(kind, as_group=False)

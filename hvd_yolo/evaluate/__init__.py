@@ -123,6 +123,7 @@ class _LossSum:
         self.sums: dict[str, float] = {}
 
     def add(self, losses: Losses | None) -> None:
+        """Takes in the losses of one batch, if they were asked for."""
         if losses is not None:
             for name, value in (*losses.terms.items(), ("", losses.weight)):
                 self.sums[name] = self.sums.get(name, 0.0) + float(value)

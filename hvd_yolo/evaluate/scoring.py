@@ -107,9 +107,9 @@ def _engine(scorer: str) -> tuple[type, type]:
 
 
 def _deal_categories(table: Table, num_classes: int, rank: int, size: int) -> np.ndarray:
-    """The labels (int64) that `rank` scores: the busiest first, dealt around."""
+    """The labels (int64, ascending as pycocotools sorts them) that `rank` scores: busiest dealt first."""
     load = np.bincount(table.detections[:, 6].astype(np.int64), minlength=num_classes)
-    return np.argsort(-load, kind="stable")[rank::size].astype(np.int64)
+    return np.sort(np.argsort(-load, kind="stable")[rank::size]).astype(np.int64)
 
 
 def _score_categories(

@@ -18,7 +18,7 @@ def make_yolo(folder, labels, names=("a", "b"), size=(64, 48)):
     (folder / "images" / "train").mkdir(parents=True)
     (folder / "labels" / "train").mkdir(parents=True)
     for i, text in enumerate(labels):
-        image = np.full((size[1], size[0], 3), 40 * i, dtype=np.uint8)
+        image = np.full((size[1], size[0], 3), 20 * i, dtype=np.uint8)
         cv2.imwrite(str(folder / "images" / "train" / f"im{i}.png"), image)
         if text is not None:
             (folder / "labels" / "train" / f"im{i}.txt").write_text(text)
@@ -61,9 +61,14 @@ def test_three_readers_give_the_same_boxes(bccd, bccd_voc, split, num_images, nu
         assert [label for _, label in rows] == [label for _, label in voc[name]]
         assert [box for box, _ in rows] == [box for box, _ in voc[name]]
         # YOLO text is rounded to 1e-6 of the image.
-        for (box, label), (rounded, rounded_label) in zip(rows, sorted(yolo[name]), strict=True):
-            assert label == rounded_label
-            assert np.abs(np.array(box) - rounded).max() < 1e-6 * 640 * 1.5
+        assert len(rows) == len(yolo[name])
+        for box, label in rows:
+            distances = [
+                np.abs(np.array(box) - rounded).max()
+                for rounded, rounded_label in yolo[name]
+                if rounded_label == label
+            ]
+            assert min(distances) < 1e-6 * 640 * 1.5
 
 
 def test_names_fix_the_order_of_voc_classes(bccd_voc, tmp_path):
@@ -189,14 +194,14 @@ def test_faulty_coco_files_are_refused(tmp_path):
 
 
 def test_drawn_images_are_functions_of_their_index():
-    first, again = open_dataset("shapes:16", "train"), open_dataset("shapes:16", "train")
-    validation = open_dataset("shapes:16", "val")
-    assert (len(first), len(validation)) == (16, 4)
+    first, again = open_dataset("shapes:40", "train"), open_dataset("shapes:40", "train")
+    validation = open_dataset("shapes:40", "val")
+    assert (len(first), len(validation)) == (40, 10)
     for i in (3, 0):
         assert np.array_equal(first.image(i), again.image(i))
         assert not np.array_equal(first.image(i), first.image(i + 1))
         assert not np.array_equal(first.image(i), validation.image(i))
-    assert {len(first.annotations(i, 0, 0).boxes) for i in range(16)} > {0, 1}
+    assert {len(first.annotations(i, 0, 0).boxes) for i in range(40)} > {0, 1}
 
 
 def test_drawn_boxes_are_tight_around_what_is_drawn():

@@ -208,7 +208,7 @@ def test_a_few_images_are_learnt_by_heart():
     )
     model = build_model("yolov8n", 3).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(60):
+    for _ in range(120):
         losses = model(images, targets)
         optimizer.zero_grad()
         (losses.total() / losses.weight.clamp(min=1)).backward()
