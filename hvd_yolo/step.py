@@ -57,8 +57,8 @@ class Step:
         """The next update of the epoch; returns its learning rate.
 
         The loss is back-propagated as a sum divided by the last update's global weight, which every
-        rank knows, and the summed gradients are multiplied by last / actual: the divisor is global
-        and costs no round of its own.
+        rank knows, and the summed gradients are multiplied by last / actual: the divisor is global,
+        whatever the shares, and known only after the sums that are reported anyway.
         """
         dealing = self._pace.dealing
         rate = self._pace.rate(state.epoch, state.images_seen)
@@ -66,12 +66,13 @@ class Step:
             group["lr"] = rate
         torch.manual_seed(_random_seed(self._config.seed, state.updates, self._comm.rank))
         state.optimizer.zero_grad()
-        sums = self._sum_over_ranks(
-            [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
-        )
-        weight = sums[_WEIGHT].clamp(min=1.0)
-        weight = torch.where(weight.isfinite(), weight, state.loss_weight)
+        passes = [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
         with self._comm.reduced_gradients(state.optimizer):
+            # Only now: Horovod 0.28.1 stands still when another collective comes while some ranks
+            # have sent a group of gradients and others have not.
+            sums = self._sum_over_ranks(passes)
+            weight = sums[_WEIGHT].clamp(min=1.0)
+            weight = torch.where(weight.isfinite(), weight, state.loss_weight)
             state.scaler.unscale_(state.optimizer)
             gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, state.loss_weight / weight)

@@ -118,7 +118,7 @@ class _Normalise(torch.autograd.Function):
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """One collective: the sums of the gradient and of its product with the normalised values."""
+        """One collective: the sums of the gradient and of its product with the values."""
         normalised, inverse, weight, total = ctx.saved_tensors
         wide = grad.to(normalised.dtype)
         sum_grad = wide.sum((0, 2, 3))

@@ -167,8 +167,8 @@ def _choose_settings(on_cpu: bool, latency_bound: bool) -> dict[str, str]:
     chosen = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
     if on_cpu:
         # Ranks compute on the cores that Horovod's background thread polls from. Under MPI the poll
-        # can yield and stay quick; under Gloo it cannot, and is made rare. Where many small collectives
-        # follow one another each poll is a wait, and it must be quick in any case.
+        # can yield and stay quick; under Gloo it cannot, and is made rare. Where many small
+        # collectives follow one another each poll is a wait, and must be quick in any case.
         by_gloo = os.environ.get("HOROVOD_CONTROLLER") == "gloo"
         chosen["HOROVOD_CYCLE_TIME"] = "25" if by_gloo and not latency_bound else "1"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"

@@ -107,7 +107,8 @@ def _engine(scorer: str) -> tuple[type, type]:
 
 
 def _deal_categories(table: Table, num_classes: int, rank: int, size: int) -> np.ndarray:
-    """The labels (int64, ascending as pycocotools sorts them) that `rank` scores: busiest dealt first."""
+    """The labels (int64) that `rank` scores, ascending as pycocotools sorts them."""
+    # The busiest are dealt first, so that no rank gets many of them.
     load = np.bincount(table.detections[:, 6].astype(np.int64), minlength=num_classes)
     return np.sort(np.argsort(-load, kind="stable")[rank::size]).astype(np.int64)
 
