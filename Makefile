@@ -36,7 +36,7 @@ system:
 	    echo "system: going on with what is here; without MPI, Horovod is built on Gloo alone"; \
 	  else exit 1; fi; fi
 
-$(VENV)/bin/python:
+$(VENV)/bin/python: | system
 	@echo "venv: $(VENV) from $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 

@@ -32,7 +32,7 @@ class TrainState:
     images_seen: int = 0
     updates: int = 0
     unreadable: int = 0
-    best: float = -1.0
+    best: float = float("-inf")
     loss_weight: Tensor | None = None
     window: Tensor | None = None
 
@@ -63,7 +63,11 @@ class TrainState:
 def new_state(config: Config, num_classes: int, device: torch.device) -> TrainState:
     """A state before the first update; the weights are drawn from config.seed."""
     torch.manual_seed(config.seed)
-    model = build_model(config.model, num_classes)
+    limits = config.eval
+    model = build_model(
+        config.model, num_classes,
+        conf=limits.conf, iou=limits.iou, max_detections=limits.max_detections,
+    )  # fmt: skip
     model.to(device, getattr(torch, config.train.dtype)).train()
     return TrainState(
         model=model,

@@ -157,3 +157,13 @@ def test_unreadable_images_are_named_and_skipped_up_to_the_limit(tmp_path):
     limit = ("--loader.max_unreadable", "1", "--output", str(tmp_path / "b"))
     told = refusal(*options, *limit)
     assert "2 images could not be read, more than loader.max_unreadable 1" in told
+
+
+def test_a_foreign_detector_trains_and_is_evaluated(tmp_path):
+    train(
+        1, tmp_path, *SMALL, "--model", "tests.models.plain_detector:build", "--report.every", "1"
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["losses"].keys() == {"box", "label"}
+    assert lines[-1]["val_losses"].keys() == {"box", "label"}
+    assert lines[-1]["AP"] >= 0

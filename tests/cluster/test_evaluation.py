@@ -29,8 +29,9 @@ def weights(tmp_path_factory, bccd):
     """A model that finds a little."""
     folder = tmp_path_factory.mktemp("runs") / "bccd"
     train(
-        1, folder, "--data", str(bccd / "data.yaml"), "--imgsz", "96", "--max_updates", "60",
-        "--eval.every", "0", "--augment.mosaic", "0", "--optim.lr", "0.002", OMP_NUM_THREADS="2",
+        1, folder, "--data", str(bccd / "data.yaml"), "--imgsz", "96", "--max_updates", "110",
+        "--global_batch", "8", "--eval.every", "0", "--augment.mosaic", "0",
+        "--augment.scale", "0", "--optim.lr", "0.002", OMP_NUM_THREADS="2",
     )  # fmt: skip
     return folder / "checkpoints" / "last.pt"
 

@@ -72,3 +72,10 @@ def test_two_runs_with_one_seed_are_bitwise_equal(tmp_path):
     for part in ("model", "ema"):
         for name, value in runs[0][part].items():
             assert torch.equal(value, runs[1][part][name]), name
+
+
+@needs_mpi
+def test_a_foreign_detector_without_batch_norm(tmp_path):
+    """Losses are a plain dict of means over the images of a rank, weighted by their number."""
+    options = ("--model", "tests.models.plain_detector:build", "--global_batch", "13")
+    check(tmp_path, (3,), options, ())
