@@ -6,18 +6,19 @@ horovodrun -np 16 -H node1:8,node2:8 python -m hvd_yolo.train --data coco.yaml -
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from hvd_yolo import checkpoint, cli
 from hvd_yolo.comm import Comm, agree, batch_norm, broadcast_bytes, connect, launch
 from hvd_yolo.config import Config, from_yaml, load, to_yaml
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.data.loader import TrainingItems, evaluation_batches, training_batches
-from hvd_yolo.evaluate import evaluate
+from hvd_yolo.data.loader import Batch, TrainingItems, evaluation_batches, training_batches
+from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.report import Report, environment
 from hvd_yolo.state import TrainState, new_state, share_state
@@ -37,28 +38,18 @@ def fit(
     report: Report,
     folder: Path,
 ) -> TrainState:
-    """Trains `state` to the end of its run and returns it; every rank calls it with the same config
-    and data.
+    """Trains `state` to the end of its run; every rank calls it with the same config and data.
 
-    The state of rank 0 counts, whatever the others bring. Writes folder/checkpoints/last.pt and
-    best.pt on rank 0.
+    The state of rank 0 counts, whatever the others bring. Rank 0 writes last.pt, best.pt and the
+    epochs to keep into `folder`.
     """
     pace = make_pace(config, len(train_set), comm.size)
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
     share_state(state, comm)
     step = Step(config, comm, pace)
     step.prepare(state)
 
-    items = TrainingItems(train_set, config.augment, config.imgsz, config.seed, pace.closing_epoch)
-    start = (state.epoch, state.images_seen)
-    batches = training_batches(
-        items, pace.dealing, start, comm.rank, num_workers, config.loader.prefetch
-    )
-    if val_set:
-        block = config.eval.batch_size or config.batch_size
-        val_batches = evaluation_batches(
-            val_set, config.imgsz, block, comm.rank, comm.size, num_workers
-        )
+    batches = _open_training(state, config, comm, train_set, pace)
+    validate = _open_validation(config, comm, val_set) if val_set else None
 
     report.resumed_at(state.updates)
     while state.updates < pace.total_updates:
@@ -75,13 +66,9 @@ def fit(
         if is_last or has_ended_epoch or _is_due(state.updates, config.checkpoint.every_updates):
             if not (config.train.sync_bn or config.train.freeze_bn):
                 batch_norm.average_statistics([state.model, state.ema.module], comm)
-            if val_set and (
-                is_last or (has_ended_epoch and _is_due(state.epoch, config.eval.every))
-            ):
-                found = evaluate(
-                    state.ema.module, val_set, val_batches, comm, config.imgsz,
-                    config.eval.loss, config.eval.scorer,
-                )  # fmt: skip
+            is_epoch_due = has_ended_epoch and _is_due(state.epoch, config.eval.every)
+            if validate and (is_last or is_epoch_due):
+                found = validate(state.ema.module)
                 report.evaluation(epochs_seen, state.updates, found)
                 if found.metrics["AP"] > state.best:
                     state.best = found.metrics["AP"]
@@ -134,6 +121,33 @@ def main(argv: Sequence[str]) -> None:
     best = f"; best AP {state.best:.4f} in {folder}/checkpoints/best.pt" if val_set else ""
     report.say(f"done: {state.updates} updates{best}")
     report.close()
+
+
+def _open_training(
+    state: TrainState, config: Config, comm: Comm, train_set: Dataset, pace: Pace
+) -> Iterator[Batch]:
+    """The micro-batches of this rank, from where the state stands."""
+    items = TrainingItems(train_set, config.augment, config.imgsz, config.seed, pace.closing_epoch)
+    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    start = (state.epoch, state.images_seen)
+    return training_batches(
+        items, pace.dealing, start, comm.rank, num_workers, config.loader.prefetch
+    )
+
+
+def _open_validation(
+    config: Config, comm: Comm, val_set: Dataset
+) -> Callable[[nn.Module], Evaluation]:
+    """A function that scores a model; its loader's workers stay from one call to the next."""
+    options = config.eval
+    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    block = options.batch_size or config.batch_size
+    batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
+
+    def validate(model: nn.Module) -> Evaluation:
+        return evaluate(model, val_set, batches, comm, config.imgsz, options.loss, options.scorer)
+
+    return validate
 
 
 def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
