@@ -48,9 +48,11 @@ $(STAMP): $(REQUIREMENTS) setup.py $(VENV)/bin/python
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Two Horovod ranks on the drawn data set; ends with AP on the console and the run in runs/.
+# Two Horovod ranks on the drawn data set, or one where there is one GPU; ends with AP on the console, the run in runs/.
+train: RANKS = $(if $(filter gpu,$(DEVICE)),$(shell nvidia-smi -L | head -2 | wc -l),2)
 train: setup
-	$(BIN)/horovodrun -np 2 -H localhost:2 $(BIN)/python -m hvd_yolo.train --config configs/shapes_yolov8n.yaml
+	$(BIN)/horovodrun -np $(RANKS) -H localhost:$(RANKS) $(BIN)/python -m hvd_yolo.train \
+	  --config configs/shapes_yolov8n.yaml --device $(if $(filter gpu,$(DEVICE)),cuda,cpu)
 
 test: setup
 	$(BIN)/python -m pytest -q tests

@@ -3,8 +3,9 @@
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -21,9 +22,18 @@ def save(path: Path, content: dict[str, Any]) -> None:
     content: "config" (YAML text), "names" (classes), "weights" (state dict to evaluate with) and,
     to resume from, "training" (TrainState.state_dict()) and "metrics_bytes".
     """
+    _write_whole(path, lambda file: torch.save({"format": _FORMAT, **content}, file))
+
+
+def save_text(path: Path, text: str) -> None:
+    """Writes a text file, as `save` whole or not at all."""
+    _write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = path.with_name(f".{path.name}.writing")
     with open(temporary, "wb") as file:
-        torch.save({"format": _FORMAT, **content}, file)
+        write(file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -20,10 +20,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except InputError as error:
-        own_rank = launch.launched_rank()
-        if error.rank is None and own_rank != 0:
-            # A launcher ends all ranks when the first one exits: let rank 0 speak before that.
-            time.sleep(2)
-        else:
-            print(f"hvd_yolo: error: {error}", file=sys.stderr, flush=True)
+        if error.rank is None and launch.launched_rank() != 0:
+            # Rank 0 has the same error and speaks; its exit ends this rank while it waits here. Who
+            # is still there afterwards was alone with the error.
+            time.sleep(3)
+        print(f"hvd_yolo: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

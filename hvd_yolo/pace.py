@@ -15,13 +15,29 @@ class Pace:
 
     dealing: Dealing
     rates: RateSchedule
-    total_updates: int
+    epochs: int
+    max_updates: int
     closing_epoch: int
     scaling: str
 
     def rate(self, epoch: int, images_seen: int) -> float:
         """The learning rate of the update that starts after `images_seen` images of `epoch`."""
         return self.rates.at(epoch + images_seen / self.dealing.num_images)
+
+    def is_over(self, epoch: int, updates: int) -> bool:
+        """Whether a run that has come so far has reached its last epoch or its last update.
+
+        By epochs, not by a number of updates: a run resumed on other ranks makes another number of
+        them in an epoch.
+        """
+        return epoch >= self.epochs or (self.max_updates > 0 and updates >= self.max_updates)
+
+    def total_updates(self, epoch: int, images_seen: int, updates: int) -> int:
+        """How many updates a run will have made at its end that has come so far."""
+        left = (self.epochs - epoch) * self.dealing.updates_per_epoch
+        left -= -(-images_seen // self.dealing.global_batch)
+        total = updates + max(0, left)
+        return min(total, self.max_updates) if self.max_updates else total
 
     def banner(self) -> str:
         """The arithmetic of batch and rate, in words."""
@@ -33,7 +49,7 @@ class Pace:
             f"each of {d.size} "
             f"rank{'s' if d.size > 1 else ''}{passes}; {d.updates_per_epoch} updates an epoch of "
             f"{d.num_images} "
-            f"images, {self.total_updates} in all\n"
+            f"images, {self.total_updates(0, 0, 0)} in all\n"
             f"rate: {r.start:g} at first, {r.peak:g} at its peak ({self.scaling}) after "
             f"{r.warmup_epochs:g} epochs of warmup, {r.shape} to {r.peak * r.final:g}"
         )
@@ -54,11 +70,9 @@ def make_pace(config: Config, num_images: int, size: int) -> Pace:
         passes = f"x {config.train.accumulate} passes " if config.train.accumulate > 1 else ""
         scaling = f"{config.optim.lr:g} x {size} ranks {passes}{config.optim.lr_scaling}"
     dealing = Dealing(num_images, global_batch, config.batch_size, size)
-    total_updates = config.epochs * dealing.updates_per_epoch
     length = float(config.epochs)
-    if config.max_updates and config.max_updates < total_updates:
-        total_updates = config.max_updates
-        whole, rest = divmod(total_updates, dealing.updates_per_epoch)
+    if 0 < config.max_updates < config.epochs * dealing.updates_per_epoch:
+        whole, rest = divmod(config.max_updates, dealing.updates_per_epoch)
         length = whole + rest * global_batch / num_images
     rates = RateSchedule(
         start=config.optim.lr * config.optim.warmup_start,
@@ -69,4 +83,4 @@ def make_pace(config: Config, num_images: int, size: int) -> Pace:
         final=config.optim.final_lr,
     )
     closing_epoch = max(0, math.ceil(length) - config.augment.close_mosaic)
-    return Pace(dealing, rates, total_updates, closing_epoch, scaling)
+    return Pace(dealing, rates, config.epochs, config.max_updates, closing_epoch, scaling)

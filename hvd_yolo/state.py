@@ -20,8 +20,8 @@ class TrainState:
 
     epoch and images_seen (of that epoch) say which images come next; updates counts from the start
     of the run; best is the highest AP so far; loss_weight is the global weight of the last update's
-    losses, which scales the next; window holds the sums of the progress line under way. Nothing
-    here depends on the number of ranks.
+    losses, which scales the next; unreadable counts the images of this epoch that could not be
+    read; term_names are those of the loss; window holds the sums of the progress line under way.
     """
 
     model: nn.Module
@@ -35,8 +35,12 @@ class TrainState:
     best: float = float("-inf")
     loss_weight: Tensor | None = None
     window: Tensor | None = None
+    term_names: list[str] | None = None
 
-    _NUMBERS = ("epoch", "images_seen", "updates", "unreadable", "best", "loss_weight", "window")
+    _COUNTERS = (
+        "epoch", "images_seen", "updates", "unreadable", "best", "loss_weight", "window",
+        "term_names",
+    )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, for torch.save."""
@@ -45,7 +49,7 @@ class TrainState:
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            **{name: getattr(self, name) for name in self._NUMBERS},
+            **{name: getattr(self, name) for name in self._COUNTERS},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -55,7 +59,7 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         device = next(self.model.parameters()).device
-        for name in self._NUMBERS:
+        for name in self._COUNTERS:
             value = state[name]
             setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
 

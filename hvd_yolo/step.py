@@ -21,17 +21,16 @@ _WEIGHT, _IMAGES, _UNREADABLE, _WAIT, _TERMS = range(5)
 
 
 class Step:
-    """Makes updates on a TrainState; `grad_norm`, `data_wait` and `term_names` tell about the last
-    ones."""
+    """Makes updates on a TrainState; `grad_norm` tells about the last one."""
 
     def __init__(self, config: Config, comm: Comm, pace: Pace) -> None:
         self._config = config
         self._comm = comm
         self._pace = pace
         self._dtype = getattr(torch, config.train.dtype)
-        self.term_names: list[str] | None = None
         self.grad_norm = torch.zeros(())
-        self.data_wait = 0.0
+        self._waited = 0.0
+        self._wait_of_window: Tensor | float = 0.0
 
     def prepare(self, state: TrainState) -> None:
         """Makes the shared state of all ranks ready to train: layout, BatchNorm, distributed
@@ -45,8 +44,10 @@ class Step:
         if train.freeze_bn:
             batch_norm.freeze(state.model)
         state.optimizer = self._comm.distribute(
-            state.optimizer, state.model, self._pace.dealing.passes
+            state.optimizer, state.model, self._pace.dealing.passes, self._config.comm.groups
         )
+        # Makes the scaler's state now: a rank without images in its first update would not.
+        state.scaler.scale(torch.zeros((), device=self._comm.device))
         if train.channels_last:
             _match_layout(state.optimizer)
         if state.loss_weight is None:
@@ -70,7 +71,7 @@ class Step:
         with self._comm.reduced_gradients(state.optimizer):
             # Only now: Horovod 0.28.1 stands still when another collective comes while some ranks
             # have sent a group of gradients and others have not.
-            sums = self._sum_over_ranks(passes)
+            sums = self._sum_over_ranks(state, passes)
             weight = sums[_WEIGHT].clamp(min=1.0)
             weight = torch.where(weight.isfinite(), weight, state.loss_weight)
             state.scaler.unscale_(state.optimizer)
@@ -82,11 +83,15 @@ class Step:
             state.scaler.step(state.optimizer)
             state.scaler.update()
         state.loss_weight = weight
-        state.window = sums if state.window is None else state.window + sums
+        if state.window is not None:
+            # Before the first readable image nobody knows how many terms the loss has.
+            missing = len(sums) - len(state.window)
+            sums = sums + torch.nn.functional.pad(state.window, (0, missing))
+        state.window = sums
         state.updates += 1
         state.images_seen += dealing.images_of_update(state.images_seen)
         if state.images_seen == dealing.num_images:
-            state.epoch, state.images_seen = state.epoch + 1, 0
+            state.epoch, state.images_seen, state.unreadable = state.epoch + 1, 0, 0
         state.ema.update(state.model, state.updates)
         return rate
 
@@ -98,16 +103,18 @@ class Step:
         sums = state.window.tolist()
         state.window = None
         state.unreadable += round(sums[_UNREADABLE])
-        wait, self.data_wait = self.data_wait / self._comm.size, 0.0
+        wait, self._wait_of_window = float(self._wait_of_window) / self._comm.size, 0.0
         limit = self._config.loader.max_unreadable
         if state.unreadable > limit:
             raise InputError(
-                f"{state.unreadable} images could not be read, more than loader.max_unreadable "
-                f"{limit}; each is named "
-                "above: repair or remove them, or raise the limit"
+                f"{state.unreadable} images of this epoch could not be read, more than "
+                f"loader.max_unreadable {limit}; each is named above: repair or remove them, or "
+                f"raise "
+                "the limit"
             )
         weight = max(sums[_WEIGHT], 1.0)
-        losses = {name: sums[_TERMS + i] / weight for i, name in enumerate(self.term_names)}
+        terms = zip(state.term_names or [], sums[_TERMS:], strict=True)
+        losses = {name: value / weight for name, value in terms}
         return losses, sums[_IMAGES], wait
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
@@ -144,10 +151,12 @@ class Step:
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.train.amp)
         return torch.autocast(self._comm.device.type, dtype=low, enabled=low is not None)
 
-    def _sum_over_ranks(self, passes: list[tuple[Losses | None, list[float]]]) -> Tensor:
+    def _sum_over_ranks(
+        self, state: TrainState, passes: list[tuple[Losses | None, list[float]]]
+    ) -> Tensor:
         """The vector of _WEIGHT, _IMAGES, ..., summed over micro-batches and ranks, float64 on the
         device."""
-        names = self._agree_on_terms([losses for losses, _ in passes if losses is not None])
+        names = self._agree_on_terms(state, [losses for losses, _ in passes if losses is not None])
         device = self._comm.device
         total = torch.zeros(_TERMS + len(names), dtype=torch.float64, device=device)
         for losses, counts in passes:
@@ -158,28 +167,29 @@ class Step:
                 total[_WEIGHT] += values[0]
                 total[_TERMS:] += values[1:]
         total = self._comm.sum(total)
-        self.data_wait += float(total[_WAIT])
+        # Apart from the rest: a checkpoint holds the window, and time must not change its bits.
+        self._wait_of_window = self._wait_of_window + total[_WAIT].clone()
         total[_WAIT] = 0.0
         return total
 
-    def _agree_on_terms(self, losses: list[Losses]) -> list[str]:
+    def _agree_on_terms(self, state: TrainState, losses: list[Losses]) -> list[str]:
         """The names of the loss terms; a rank whose first share is empty learns them from the
         others."""
-        if self.term_names is None:
+        if state.term_names is None:
             own = sorted(losses[0].terms) if losses else None
             known = [names for names in gather_json(self._comm, own) if names is not None]
             if not known:
                 return []
-            self.term_names = known[0]
-        with_other_terms = [item for item in losses if sorted(item.terms) != self.term_names]
+            state.term_names = known[0]
+        with_other_terms = [item for item in losses if sorted(item.terms) != state.term_names]
         if with_other_terms:
             raise InputError(
                 f"the model returned the losses {sorted(with_other_terms[0].terms)}, before it "
-                f"was {self.term_names}; "
+                f"was {state.term_names}; "
                 "a detector must return the same terms for every batch",
                 rank=self._comm.rank,
             )
-        return self.term_names
+        return state.term_names
 
 
 def _random_seed(seed: int, update: int, rank: int) -> int:

@@ -14,10 +14,11 @@ from torch import nn
 
 from hvd_yolo import checkpoint, cli
 from hvd_yolo.comm import Comm, agree, batch_norm, broadcast_bytes, connect, launch
-from hvd_yolo.config import Config, from_yaml, load, to_yaml
-from hvd_yolo.data import open_dataset
+from hvd_yolo.config import Config, from_yaml, load, parse_train, to_yaml
+from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.loader import Batch, TrainingItems, evaluation_batches, training_batches
+from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.report import Report, environment
@@ -52,10 +53,10 @@ def fit(
     validate = _open_validation(config, comm, val_set) if val_set else None
 
     report.resumed_at(state.updates)
-    while state.updates < pace.total_updates:
+    while not pace.is_over(state.epoch, state.updates):
         rate = step.update(state, batches)
 
-        is_last = state.updates == pace.total_updates
+        is_last = pace.is_over(state.epoch, state.updates)
         has_ended_epoch = state.images_seen == 0
         epochs_seen = state.epoch + state.images_seen / len(train_set)
         if is_last or _is_due(state.updates, config.report.every):
@@ -98,24 +99,28 @@ def save(
 
 def main(argv: Sequence[str]) -> None:
     """`python -m hvd_yolo.train`: every rank runs this."""
-    config = load(argv)
-    comm = connect(config.comm.backend, config.device, config.comm.groups, config.train.sync_bn)
+    # Rank 0 alone looks into the run's folder: other hosts need not share its disk.
+    config = load(argv) if launch.launched_rank() == 0 else parse_train(argv)
+    comm = connect(config.comm.backend, config.device, config.train.sync_bn)
     config, is_resumed = _settle(config, comm)
     folder = Path(config.output)
     with agree(comm):
         train_set = open_dataset(config.data, "train")
         val_set = open_dataset(config.data, "val") if config.eval.every else None
+        if val_set and val_set.names != train_set.names:
+            raise InputError(different_names("the val split", val_set.names, train_set.names))
         state = new_state(config, len(train_set.names), comm.device)
         metrics_bytes = _restore(state, config, is_resumed) if comm.is_main else 0
         if comm.is_main:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+            checkpoint.save_text(folder / "config.yaml", to_yaml(config))
     start = environment.describe(comm)
     if comm.is_main:
         environment.append(folder / "environment.json", start, state.updates)
 
     pace = make_pace(config, len(train_set), comm.size)
-    report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, pace.total_updates)
+    total_updates = pace.total_updates(state.epoch, state.images_seen, state.updates)
+    report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, total_updates)
     report.say(_banner(config, comm, pace, state, train_set, val_set))
     fit(state, config, comm, train_set, val_set, report, folder / "checkpoints")
     best = f"; best AP {state.best:.4f} in {folder}/checkpoints/best.pt" if val_set else ""
@@ -145,17 +150,15 @@ def _open_validation(
     batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
 
     def validate(model: nn.Module) -> Evaluation:
-        return evaluate(model, val_set, batches, comm, config.imgsz, options.loss, options.scorer)
+        """The model's score on the validation split."""
+        return evaluate(model, val_set, batches, comm, config.imgsz, options)
 
     return validate
 
 
 def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
-    """The config of rank 0 with its output folder, and whether a run there goes on; the same on all
-    ranks.
-
-    Rank 0 alone looks at the disk: other hosts need not share it.
-    """
+    """The config of rank 0 with its output folder, and whether a run goes on there; on all
+    ranks."""
     if comm.is_main and not config.output:
         config.output = str(_next_free(Path("runs"), "exp"))
     said = json.dumps({"config": to_yaml(config), "is_resumed": bool(config.resume)})

@@ -64,7 +64,9 @@ def test_max_updates_ends_the_schedule_too():
     config = Config(epochs=10, global_batch=10, max_updates=15)
     config.optim.warmup_epochs = 1
     pace = make_pace(config, 100, 1)
-    assert pace.total_updates == 15
+    assert pace.total_updates(0, 0, 0) == pace.total_updates(1, 20, 12) == 15
+    assert not pace.is_over(1, 14)
+    assert pace.is_over(1, 15)
     assert pace.rate(1, 50) == pytest.approx(pace.rates.peak * pace.rates.final)
 
 
@@ -107,3 +109,12 @@ def test_optimizers_are_the_ones_named():
     adamw = build_optimizer(OptimConfig(name="adamw"), small_model())
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_a_run_ends_by_epochs_on_any_number_of_ranks():
+    """Half of 10 epochs made on 2 ranks, the rest on 4: the updates differ, the end does not."""
+    two, four = (make_pace(Config(epochs=10, batch_size=10), 200, size) for size in (2, 4))
+    assert two.total_updates(0, 0, 0) == 100
+    assert four.total_updates(5, 0, 50) == 75
+    assert not four.is_over(9, 74)
+    assert four.is_over(10, 75)

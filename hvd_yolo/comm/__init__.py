@@ -45,13 +45,13 @@ class Comm(Protocol):
         ...
 
     def distribute(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, groups: int
     ) -> torch.optim.Optimizer:
         """The optimizer whose gradients are sums over all ranks, with the state of the one given,
         which it replaces.
 
         Every rank gives the same model and the same number of `passes`: the backward passes between
-        two updates.
+        two updates. The gradients go in `groups` fixed groups.
         """
         ...
 
@@ -87,15 +87,12 @@ class Comm(Protocol):
         ...
 
 
-def connect(
-    backend: str = "auto", device: str = "auto", groups: int = 4, latency_bound: bool = False
-) -> Comm:
+def connect(backend: str = "auto", device: str = "auto", latency_bound: bool = False) -> Comm:
     """Joins the job that the launcher started, or a job of one.
 
-    auto: Horovod if a launcher promised ranks, else one process without Horovod. groups: gradients
-    are summed in so many fixed groups. latency_bound: many small collectives wait one after the
-    other (SyncBatchNorm). Raises InputError when the ranks that came are not those that were
-    promised, or two ranks share a GPU.
+    auto: Horovod if a launcher promised ranks, else one process without Horovod. latency_bound:
+    many small collectives wait one after the other (SyncBatchNorm). Raises InputError when the
+    ranks that came are not those that were promised, or there is not a GPU for each.
     """
     promised = launch.promised()
     if backend == "auto":
@@ -103,11 +100,17 @@ def connect(
     if backend == "single":
         if promised and promised.size > 1:
             raise InputError(launch.lonely_message(promised, "comm.backend is single"))
-        comm = SingleComm(launch.choose_device(device, 0, 1, torch.cuda.device_count()))
+        comm = SingleComm()
     else:
         from hvd_yolo.comm.horovod import HorovodComm
 
-        comm = HorovodComm(promised, device, groups, latency_bound)
+        on_cpu = device == "cpu" or torch.cuda.device_count() == 0
+        comm = HorovodComm(promised, on_cpu, latency_bound)
+    with agree(comm):
+        num_gpus = torch.cuda.device_count()
+        comm.device = launch.choose_device(device, comm.local_rank, comm.local_size, num_gpus)
+    if comm.device.type == "cuda":
+        torch.cuda.set_device(comm.device)
     launch.refuse_shared_gpus(gather_json(comm, launch.gpu_identity(comm.rank, comm.device)))
     torch.set_num_threads(launch.threads_per_rank(comm.local_size))
     return comm

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_yolo.comm import Comm
+from hvd_yolo.errors import InputError
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -23,17 +24,25 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         y, mean, var, count = _normalise(x, self.weight, self.bias, self.eps, self.comm)
         with torch.no_grad():
             unbiased = var * (count / (count - 1).clamp(min=1))
+            # A pass in which no rank has an image teaches nothing.
+            mean = torch.where(count > 0, mean, self.running_mean)
+            unbiased = torch.where(count > 0, unbiased, self.running_var)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
+            self.num_batches_tracked.add_(count > 0)
         return y
 
 
 def convert(model: nn.Module, comm: Comm) -> nn.Module:
     """The model with every BatchNorm2d made a SyncBatchNorm2d over `comm`, in place; parameters and
     names stay."""
-    for module in model.modules():
+    for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
+            if not (module.affine and module.track_running_stats) or module.momentum is None:
+                raise InputError(
+                    f"train.sync_bn: layer {name} is a BatchNorm2d without weights, statistics or "
+                    "momentum, which is not supported; train without train.sync_bn"
+                )
             module.__class__ = SyncBatchNorm2d
             module.comm = comm
     return model

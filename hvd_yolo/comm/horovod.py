@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_yolo.comm import launch
+from hvd_yolo.comm.single import zero_missing_gradients
 from hvd_yolo.errors import InputError
 
 # One message holds at most so many bytes: MPI counts elements in 32 bits.
@@ -24,10 +25,7 @@ class HorovodComm:
 
     name = "horovod"
 
-    def __init__(
-        self, promised: launch.Launch | None, device: str, groups: int, latency_bound: bool
-    ) -> None:
-        on_cpu = device == "cpu" or torch.cuda.device_count() == 0
+    def __init__(self, promised: launch.Launch | None, on_cpu: bool, latency_bound: bool) -> None:
         self.settings = _choose_settings(on_cpu, latency_bound)
         try:
             import horovod.torch as hvd
@@ -38,18 +36,13 @@ class HorovodComm:
             ) from error
         hvd.init()
         self._hvd = hvd
-        self._groups = groups
         self._passes = 1
         self._passes_made: dict[Tensor, int] = {}
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         if promised and promised.size != self.size:
             raise InputError(launch.lonely_message(promised, f"Horovod sees {self.size}"))
-        self.device = launch.choose_device(
-            device, self.local_rank, self.local_size, torch.cuda.device_count()
-        )
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+        self.device = torch.device("cpu")
 
     @property
     def is_main(self) -> bool:
@@ -57,7 +50,7 @@ class HorovodComm:
         return self.rank == 0
 
     def distribute(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, groups: int
     ) -> torch.optim.Optimizer:
         """hvd.DistributedOptimizer that sums, with the state of `optimizer`."""
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -72,7 +65,7 @@ class HorovodComm:
             op=self._hvd.Sum,
             compression=_InPlace,
             backward_passes_per_step=passes,
-            groups=_equal_groups(trained, self._groups),
+            groups=_equal_groups(trained, groups),
         )
         distributed.load_state_dict(optimizer.state_dict())
         return distributed
@@ -80,7 +73,10 @@ class HorovodComm:
     @contextmanager
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Waits for the sums; passes this rank did not make count as zeros."""
-        self._make_missing_passes()
+        if self.size > 1:
+            self._make_missing_passes()
+        else:
+            zero_missing_gradients(optimizer)
         optimizer.synchronize()
         with optimizer.skip_synchronize():
             yield
@@ -122,8 +118,6 @@ class HorovodComm:
         micro-batches than the others, with none at all, or with a branch its images did not use,
         would never send it.
         """
-        if self.size == 1:
-            return
         while behind := [p for p, made in self._passes_made.items() if made < self._passes]:
             torch.autograd.backward(behind, [torch.zeros_like(p) for p in behind])
         self._passes_made = dict.fromkeys(self._passes_made, 0)

@@ -17,8 +17,8 @@ class SingleComm:
     local_size = 1
     is_main = True
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
         self.settings: dict[str, str] = {}
 
     def distribute(
@@ -32,10 +32,7 @@ class SingleComm:
 
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         """Gradients are whole already; a parameter without one gets zeros, as on many ranks."""
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                if p.grad is None and p.requires_grad:
-                    p.grad = torch.zeros_like(p)
+        zero_missing_gradients(optimizer)
         return nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -56,3 +53,11 @@ class SingleComm:
 
     def barrier(self) -> None:
         """Nobody to wait for."""
+
+
+def zero_missing_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Gives zeros to every trained parameter that no backward pass reached."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is None and p.requires_grad:
+                p.grad = torch.zeros_like(p)

@@ -12,7 +12,15 @@ from hvd_yolo.config.options import (
     ReportConfig,
     TrainConfig,
 )
-from hvd_yolo.config.parsing import flatten, from_yaml, load, parse, to_yaml
+from hvd_yolo.config.parsing import (
+    check_values,
+    flatten,
+    from_yaml,
+    load,
+    parse,
+    parse_train,
+    to_yaml,
+)
 
 __all__ = [
     "AugmentConfig",
@@ -25,9 +33,11 @@ __all__ = [
     "OptimConfig",
     "ReportConfig",
     "TrainConfig",
+    "check_values",
     "flatten",
     "from_yaml",
     "load",
     "parse",
+    "parse_train",
     "to_yaml",
 ]

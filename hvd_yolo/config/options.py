@@ -90,8 +90,8 @@ class LoaderConfig:
 
     Args:
         prefetch: batches each worker reads ahead.
-        max_unreadable: unreadable images that are named and skipped, all ranks together, before the
-            run ends with an error.
+        max_unreadable: unreadable images of an epoch, all ranks together, that are named and
+            skipped before the run ends with an error.
     """
 
     prefetch: int = 4
@@ -159,6 +159,8 @@ class EvalConfig:
         iou: overlap above which the weaker of two detections of one class is dropped.
         max_detections: detections kept an image; COCO scores the best 100.
         loss: compute the validation loss too.
+        max_unreadable: unreadable images that are named and left out of the score before it is an
+            error; the metrics tell how many they were.
         scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the
             faster where installed.
     """
@@ -169,6 +171,7 @@ class EvalConfig:
     iou: float = 0.7
     max_detections: int = 300
     loss: bool = True
+    max_unreadable: int = 100
     scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"
 
 

@@ -1,6 +1,7 @@
 """From a command line and YAML files to a Config, refusing whatever is not an option."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from hvd_yolo.config.options import Config
+from hvd_yolo.config.options import Config, EvaluateConfig
 from hvd_yolo.errors import InputError
 
 T = TypeVar("T")
@@ -40,8 +41,13 @@ def load(argv: Sequence[str]) -> Config:
         config = parse(Config, ["--config", str(saved_file), *argv], _TRAIN)
         _refuse_changes(saved, config, saved_file)
         config = dataclasses.replace(config, output=folder, resume=folder)
-    _check_values(config)
+    _check_training(config)
     return config
+
+
+def parse_train(argv: Sequence[str]) -> Config:
+    """What the command line says by itself, without a look at the run that it may continue."""
+    return parse(Config, argv, _TRAIN)
 
 
 def to_yaml(config: Config) -> str:
@@ -55,7 +61,7 @@ def from_yaml(text: str) -> Config:
     return _instantiate(Config, _TRAIN, lambda parser: parser.parse_string(text))
 
 
-def flatten(config: Config) -> dict[str, Any]:
+def flatten(config: Config | EvaluateConfig) -> dict[str, Any]:
     """`{"optim.lr": 0.001, ...}`: every option by its full key."""
     flat = {}
     for key, value in dataclasses.asdict(config).items():
@@ -116,25 +122,45 @@ def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
             )
 
 
-def _check_values(config: Config) -> None:
-    at_least = {
-        "imgsz": 32, "epochs": 1, "batch_size": 1, "global_batch": 0, "max_updates": 0,
-        "workers": -1, "train.accumulate": 1, "comm.groups": 1, "loader.prefetch": 1,
-        "report.every": 1, "eval.every": 0, "seed": 0,
-    }  # fmt: skip
+def check_values(config: Config | EvaluateConfig) -> None:
+    """Raises InputError for a value that its type allows and its meaning does not."""
     flat = flatten(config)
-    for key, least in at_least.items():
-        if flat[key] < least:
-            raise InputError(f"{key} is {flat[key]}, it must be at least {least}")
-    if config.global_batch and config.train.accumulate != 1:
-        raise InputError(
-            "global_batch and train.accumulate both set the images per update: with global_batch "
-            "the passes follow "
-            "from batch_size, so leave train.accumulate out"
-        )
+    for key, (least, most) in _RANGES.items():
+        value = flat.get(key, least)
+        if not least <= value <= most:
+            between = f"between {least} and {most}" if most < math.inf else f"at least {least}"
+            raise InputError(f"{key} is {value}, it must be {between}")
     if config.imgsz % 32:
         raise InputError(
             f"imgsz is {config.imgsz}, it must be a multiple of 32, the largest stride"
         )
+
+
+def _check_training(config: Config) -> None:
+    check_values(config)
+    if config.imgsz == 0:
+        raise InputError("imgsz is 0, it must be at least 32")
+    if config.global_batch and config.train.accumulate != 1:
+        raise InputError(
+            "global_batch and train.accumulate both set the images per update: with global_batch "
+            "the "
+            "passes follow from batch_size, so leave train.accumulate out"
+        )
     if config.train.dtype == "float64" and config.train.amp != "none":
         raise InputError("train.amp needs train.dtype float32")
+
+
+# Least and most; a perspective beyond 0.001 or a zoom to nothing turns pictures inside out.
+_RANGES = {
+    "imgsz": (0, math.inf), "epochs": (1, 1 << 24), "batch_size": (1, math.inf),
+    "global_batch": (0, math.inf), "max_updates": (0, math.inf), "workers": (-1, math.inf),
+    "seed": (0, (1 << 63) - 1), "train.accumulate": (1, math.inf), "comm.groups": (1, math.inf),
+    "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
+    "report.every": (1, math.inf), "eval.every": (0, math.inf), "eval.batch_size": (0, math.inf),
+    "eval.max_detections": (1, math.inf), "eval.max_unreadable": (0, math.inf),
+    "augment.scale": (0, 0.99), "augment.perspective": (0, 0.001),
+    "augment.translate": (0, 1), "augment.mosaic": (0, 1), "augment.mixup": (0, 1),
+    "augment.cutmix": (0, 1), "augment.crop": (0, 1), "augment.fliplr": (0, 1),
+    "augment.flipud": (0, 1), "augment.hsv_h": (0, 1), "augment.hsv_s": (0, 1),
+    "augment.hsv_v": (0, 1),
+}  # fmt: skip

@@ -9,7 +9,9 @@ from hvd_yolo.data.dataset import Annotations, Dataset, Sample, UnreadableImage
 from hvd_yolo.data.shapes import Shapes
 from hvd_yolo.errors import InputError
 
-__all__ = ["Annotations", "Dataset", "Sample", "UnreadableImage", "open_dataset"]
+__all__ = [
+    "Annotations", "Dataset", "Sample", "UnreadableImage", "different_names", "open_dataset",
+]  # fmt: skip
 
 _FORMS = (
     "expected `shapes`, a data.yaml of Ultralytics, a COCO folder "
@@ -44,6 +46,15 @@ def open_dataset(path: str, split: str) -> Dataset:
     return dataset
 
 
+def different_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    """What to say when a data set's classes are not those that are expected, in their order."""
+    return (
+        f"the classes of {what} are {', '.join(found)}, expected {', '.join(expected)} in this "
+        f"order; a YAML file "
+        "with `format`, `path` and `names` fixes the classes of a COCO or VOC folder"
+    )
+
+
 def _open_yaml(file: Path, split: str) -> Dataset:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -52,7 +63,7 @@ def _open_yaml(file: Path, split: str) -> Dataset:
     if not isinstance(content, dict):
         raise InputError(f"data {file}: {_FORMS}")
     kind = content.get("format", "yolo")
-    folder = file.parent / str(content.get("path", "."))
+    folder = file.parent / str(content.get("path") or ".")
     if kind == "yolo":
         return yolo_txt.open_split(file, content, split)
     if kind == "coco":

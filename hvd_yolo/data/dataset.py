@@ -77,8 +77,7 @@ def load_sample(dataset: Dataset, index: int) -> Sample:
 
 @dataclass
 class ImageFiles:
-    """A Dataset of files; all annotations lie in flat arrays, which worker processes share page by
-    page.
+    """A Dataset of files, whose annotations lie in flat arrays.
 
     Image i owns the rows offsets[i] to offsets[i + 1] of boxes (M, 4), labels, areas and is_crowd
     (M). Boxes are pixels, or shares of the image's sides if `is_normalized`; an area that is NaN is
@@ -161,7 +160,13 @@ class AnnotationRows:
         self.first_fault.setdefault(kind, where)
 
     def add_clipped(
-        self, box: tuple[float, ...], label: int, width: float, height: float, where: str
+        self,
+        box: tuple[float, ...],
+        label: int,
+        width: float,
+        height: float,
+        where: str,
+        is_crowd: bool = False,
     ) -> None:
         """Adds the box cut to the image; one without area is left out. Both are counted."""
         x1, y1, x2, y2 = box
@@ -174,7 +179,7 @@ class AnnotationRows:
             return self.fault("outside the image, left out", where)
         if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
             self.fault("partly outside the image, clipped", where)
-        return self.add(clipped, label)
+        return self.add(clipped, label, is_crowd=is_crowd)
 
     def finish(
         self, names: tuple[str, ...], category_ids: tuple[int, ...], is_normalized: bool

@@ -50,6 +50,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.items)
 
+    def pin_memory(self) -> "Batch":
+        """Called by DataLoader: page-locked pixels are copied to the GPU while it computes."""
+        self.images = self.images.pin_memory()
+        return self
+
     def to_model(
         self, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.config import AugmentConfig
-from hvd_yolo.data.dataset import Dataset, Sample, load_sample
+from hvd_yolo.data.dataset import Dataset, Sample, UnreadableImage, load_sample
 from hvd_yolo.data.transforms import (
     Layer,
     Picture,
@@ -16,6 +16,9 @@ from hvd_yolo.data.transforms import (
     random_crop,
     render,
 )
+
+# Partners drawn before a data set is taken to be unreadable altogether.
+_MOST_DRAWS = 20
 
 
 def training_picture(
@@ -29,9 +32,10 @@ def training_picture(
     """The size x size picture of image `index`; its partners are drawn from `rng` too.
 
     In the closing epochs `is_closing` is True and one image stays by itself: no mosaic, mixup or
-    cutmix. Raises UnreadableImage for the image or a partner.
+    cutmix. Raises UnreadableImage for the image; partners that cannot be read are drawn again.
     """
-    picture = _compose(dataset, index, rng, config, size, is_closing)
+    sample = _load(dataset, index, rng, config)
+    picture = _compose(dataset, sample, rng, config, size, is_closing)
     if not is_closing:
         if rng.random() < config.mixup:
             picture = mixup(rng, picture, _partner(dataset, rng, config, size))
@@ -96,7 +100,7 @@ def cutmix(rng: np.random.Generator, a: Picture, b: Picture) -> Picture:
 
 def _compose(
     dataset: Dataset,
-    index: int,
+    sample: Sample,
     rng: np.random.Generator,
     config: AugmentConfig,
     size: int,
@@ -104,19 +108,28 @@ def _compose(
 ) -> Picture:
     """The image under one random affine map, alone or in a mosaic with three others."""
     if not is_closing and rng.random() < config.mosaic:
-        indices = [index, *(int(i) for i in rng.integers(len(dataset), size=3))]
         centre_x, centre_y = rng.uniform(0.5 * size, 1.5 * size, 2)
-        samples = [_load(dataset, i, rng, config) for i in indices]
+        samples = [sample, *(_load_any(dataset, rng, config) for _ in range(3))]
         layers = mosaic_layers(samples, centre_x, centre_y, size)
         return render(layers, affine(rng, config, 2 * size, size), size)
-    layer = letterbox_layer(_load(dataset, index, rng, config), size)
-    return render([layer], affine(rng, config, size, size), size)
+    return render([letterbox_layer(sample, size)], affine(rng, config, size, size), size)
 
 
 def _partner(
     dataset: Dataset, rng: np.random.Generator, config: AugmentConfig, size: int
 ) -> Picture:
-    return _compose(dataset, int(rng.integers(len(dataset))), rng, config, size, False)
+    return _compose(dataset, _load_any(dataset, rng, config), rng, config, size, False)
+
+
+def _load_any(dataset: Dataset, rng: np.random.Generator, config: AugmentConfig) -> Sample:
+    """Some image of the data set; an unreadable one is passed over, for it fails in its own
+    turn."""
+    for _ in range(_MOST_DRAWS):
+        try:
+            return _load(dataset, int(rng.integers(len(dataset))), rng, config)
+        except UnreadableImage as error:
+            last_error = error
+    raise last_error
 
 
 def _load(dataset: Dataset, index: int, rng: np.random.Generator, config: AugmentConfig) -> Sample:

@@ -21,6 +21,9 @@ PADDING = 114
 # area (YOLOv5's values).
 _LEAST_SIDE, _LEAST_SHARE = 2.0, 0.1
 
+# Under perspective, what lies nearer to the eye than this share of the picture plane is left out.
+_LEAST_DEPTH = 0.1
+
 
 class Layer(NamedTuple):
     """A source image and where it goes: `matrix` (3, 3) takes its pixels (x, y, 1) to the
@@ -77,7 +80,8 @@ def render(layers: list[Layer], transform: np.ndarray, size: int) -> Picture:
     boxes, labels = [np.zeros((0, 4))], [np.zeros(0, dtype=np.int64)]
     for sample, matrix in layers:
         full = transform @ matrix
-        _draw(sample.image, full, image)
+        if not _draw(sample.image, full, image):
+            continue
         warped, is_visible = warp_boxes(sample.boxes, full, size, size)
         boxes.append(warped[is_visible])
         labels.append(sample.labels[is_visible])
@@ -93,11 +97,12 @@ def warp_boxes(
     A box is dropped when less than 2 pixels or less than a tenth of its warped area are left
     inside.
     """
-    warped = _corners_hull(boxes, matrix)
+    warped, is_in_front = _corners_hull(boxes, matrix)
     clipped = box_ops.clip_boxes(warped, width, height)
     full_area = (warped[:, 2:] - warped[:, :2]).prod(1)
     sides = clipped[:, 2:] - clipped[:, :2]
     is_visible = (sides > _LEAST_SIDE).all(1) & (sides.prod(1) > _LEAST_SHARE * full_area)
+    is_visible &= is_in_front
     return clipped, is_visible
 
 
@@ -139,24 +144,34 @@ def _scale_and_shift(scale_x: float, scale_y: float, x: float, y: float) -> np.n
     return np.array(((scale_x, 0.0, x), (0.0, scale_y, y), (0.0, 0.0, 1.0)))
 
 
-def _corners_hull(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upright boxes (N, 4) around the four corners after `matrix`, perspective division
-    included."""
+def _corners_hull(boxes: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The upright boxes (N, 4) around the four corners after `matrix`, and which (N) to believe.
+
+    A strong perspective puts far corners behind the eye, where the division turns them round.
+    """
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     homogeneous = np.concatenate((corners, np.ones((len(boxes), 4, 1))), axis=2) @ matrix.T
-    points = homogeneous[..., :2] / homogeneous[..., 2:]
-    return np.concatenate((points.min(1), points.max(1)), axis=1)
+    depth = homogeneous[..., 2:]
+    points = homogeneous[..., :2] / np.where(np.abs(depth) < _LEAST_DEPTH, _LEAST_DEPTH, depth)
+    hull = np.concatenate((points.min(1), points.max(1)), axis=1)
+    return hull, (depth > _LEAST_DEPTH).all((1, 2))
 
 
-def _draw(image: np.ndarray, matrix: np.ndarray, canvas: np.ndarray) -> None:
-    """Warps the image onto the canvas in place, touching only the rectangle it covers."""
+def _draw(image: np.ndarray, matrix: np.ndarray, canvas: np.ndarray) -> bool:
+    """Warps the image onto the canvas in place, touching only the rectangle it covers.
+
+    False when nothing was drawn: it lies outside, or reaches behind the eye of a strong
+    perspective.
+    """
     height, width = image.shape[:2]
     size = canvas.shape[0]
-    hull = _corners_hull(np.array(((0.0, 0.0, width, height),)), matrix)[0]
-    left, top = (max(0, math.floor(v)) for v in hull[:2])
-    right, bottom = (min(size, math.ceil(v)) for v in hull[2:])
+    hull, is_in_front = _corners_hull(np.array(((0.0, 0.0, width, height),)), matrix)
+    if not is_in_front[0]:
+        return False
+    left, top = (max(0, math.floor(v)) for v in hull[0, :2])
+    right, bottom = (min(size, math.ceil(v)) for v in hull[0, 2:])
     if right <= left or bottom <= top:
-        return
+        return False
     # cv2 samples at pixel centres: pixel i covers i - 0.5 to i + 0.5 there, and i to i + 1 in box
     # coordinates.
     to_region = (
@@ -169,3 +184,4 @@ def _draw(image: np.ndarray, matrix: np.ndarray, canvas: np.ndarray) -> None:
         cv2.warpAffine(image, to_region[:2], shape, **options)
     else:
         cv2.warpPerspective(image, to_region, shape, **options)
+    return True

@@ -1,7 +1,7 @@
 """Pascal VOC: FOLDER/ImageSets/Main/SPLIT.txt, Annotations/STEM.xml, JPEGImages/STEM.jpg.
 
-Corners are taken as written. Objects marked difficult are left out, as VOC's own protocol does not
-count them.
+Corners are taken as written. Objects marked difficult are neither learnt nor scored: they are kept
+as crowds, which COCO's scoring ignores both ways.
 """
 
 import xml.etree.ElementTree as ET
@@ -24,12 +24,16 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     for number, stem in enumerate(stems, 1):
         file = folder / "Annotations" / f"{stem}.xml"
         root = _parse(file)
-        image = folder / "JPEGImages" / root.findtext("filename", f"{stem}.jpg")
+        image = folder / "JPEGImages" / f"{stem}.jpg"
+        if not image.is_file():
+            image = image.with_name(root.findtext("filename") or image.name)
         rows.start_image(image, number)
         try:
             width, height = (
                 float(root.find("size").findtext(side)) for side in ("width", "height")
             )
+            if not (width > 0 and height > 0):
+                raise ValueError(f"its size is {width:g} x {height:g}")
             for item in root.iter("object"):
                 _read_object(item, file, label_of_name, width, height, rows)
         except (AttributeError, TypeError, ValueError) as error:
@@ -48,11 +52,11 @@ def _read_object(
     name = item.findtext("name")
     if name not in label_of_name:
         raise InputError(f"{file}: class {name!r} is not among {', '.join(label_of_name)}")
-    if item.findtext("difficult", "0").strip() == "1":
-        return rows.fault("marked difficult, left out", str(file))
+    is_difficult = (item.findtext("difficult") or "0").strip() == "1"
     corners = item.find("bndbox")
     box = tuple(float(corners.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-    return rows.add_clipped(box, label_of_name[name], width, height, f"{file} {name} {box}")
+    where = f"{file} {name} {box}"
+    rows.add_clipped(box, label_of_name[name], width, height, where, is_crowd=is_difficult)
 
 
 def _all_names(folder: Path) -> tuple[str, ...]:

@@ -7,11 +7,18 @@ or a list of these) and `names` (a list, or a map from number to name). An image
 without such a file is background.
 """
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from hvd_yolo.data.dataset import AnnotationRows, ImageFiles
 from hvd_yolo.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Ids travel as float64, with the boxes.
+_LARGEST_ID = 1 << 53
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -23,11 +30,25 @@ def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
     images = sorted(_images(file, content, split))
     ids = _image_ids(images)
     rows = AnnotationRows(f"{file} {split}")
+    unlabelled = []
     for image, image_id in zip(images, ids, strict=True):
         rows.start_image(image, image_id)
         labels = _label_file(image)
         if labels.is_file():
             _read_labels(labels, len(names), rows)
+        else:
+            unlabelled.append(labels)
+    if images and len(unlabelled) == len(images):
+        raise InputError(
+            f"data {file}: no image of the {split} split has a label file; the first that was "
+            f"looked "
+            f"for is {unlabelled[0]}"
+        )
+    if unlabelled:
+        logger.info(
+            "%s %s: %d of %d images have no label file and are background (the first: %s)",
+            file, split, len(unlabelled), len(images), unlabelled[0],
+        )  # fmt: skip
     return rows.finish(names, tuple(range(len(names))), is_normalized=True)
 
 
@@ -53,12 +74,17 @@ def _images(file: Path, content: dict[str, Any], split: str) -> list[Path]:
         raise InputError(
             f"data {file}: no {split} split; expected a folder or a list of images under `{split}:`"
         )
-    root = file.parent / str(content.get("path", "."))
+    root = file.parent / str(content.get("path") or ".")
     images: list[Path] = []
     for source in sources if isinstance(sources, list) else [sources]:
         location = root / source
+        if not location.exists() and str(source).startswith("../"):
+            # Roboflow writes ../train/images into a data.yaml that lies beside train/.
+            location = root / str(source).removeprefix("../")
         if location.is_dir():
-            images += [p for p in location.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
+            walk = os.walk(location, followlinks=True)
+            found = (Path(folder, name) for folder, _, names in walk for name in names)
+            images += [image for image in found if image.suffix.lower() in IMAGE_SUFFIXES]
         elif location.is_file():
             lines = location.read_text(encoding="utf-8").splitlines()
             images += [location.parent / line.strip() for line in lines if line.strip()]
@@ -81,7 +107,8 @@ def _image_ids(images: list[Path]) -> list[int]:
     1."""
     stems = [image.stem for image in images]
     numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
-    if len(numbers) == len(stems) == len(set(numbers)):
+    fit = max(numbers, default=0) < _LARGEST_ID
+    if fit and len(numbers) == len(stems) == len(set(numbers)):
         return numbers
     return list(range(1, len(images) + 1))
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from hvd_yolo.boxes import letterbox
 from hvd_yolo.comm import Comm, gather_json, log
 from hvd_yolo.comm.batch_norm import freeze
+from hvd_yolo.config import EvalConfig
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.loader import Batch, Item
+from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate.scoring import Table, score
 from hvd_yolo.models import ScoredDetector
 from hvd_yolo.models.losses import Losses, as_losses
@@ -42,28 +44,28 @@ def evaluate(
     batches: Iterable[Batch],
     comm: Comm,
     size: int,
-    with_loss: bool = True,
-    scorer: str = "auto",
+    options: EvalConfig,
 ) -> Evaluation:
     """Scores the model on the data set; every rank gives its own evaluation_batches of it, made for
     `size` pixels.
 
     metrics: COCO's twelve numbers (AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10,
     AR_100, AR_small, AR_medium, AR_large), precision, recall and f1 at the threshold that is best
-    over all classes at IoU 0.5, per_class, and, with_loss, val_loss with its terms. Equal on all
-    ranks, whatever their number.
+    over all classes at IoU 0.5, per_class, images and unreadable, and with options.loss val_loss
+    and its terms. Equal on all ranks, whatever their number.
     """
     started = time.monotonic()
     was_training = model.training
     model.eval()
-    detections, truths, image_ids = [], [], []
+    detections, truths, image_ids, num_unreadable = [], [], [], 0
     losses = _LossSum()
     for batch in batches:
+        num_unreadable += len(batch.unreadable)
         for message in batch.unreadable:
             log(comm).error("not evaluated, an unreadable image: %s", message)
         if not batch.items:
             continue
-        found, batch_losses = _detect(model, batch, comm.device, with_loss)
+        found, batch_losses = _detect(model, batch, comm.device, options.loss)
         losses.add(batch_losses)
         for item, prediction in zip(batch.items, found, strict=True):
             detections.append(_detection_rows(item, prediction, size))
@@ -71,13 +73,20 @@ def evaluate(
             image_ids.append(item.image_id)
     model.train(was_training)
 
+    num_unreadable = int(comm.sum(torch.tensor([num_unreadable])))
+    if num_unreadable > min(options.max_unreadable, len(dataset) - 1):
+        raise InputError(
+            f"{num_unreadable} of {len(dataset)} images to evaluate could not be read, "
+            f"eval.max_unreadable is {options.max_unreadable}; each is named above"
+        )
     table = Table(
         image_ids=_gather(comm, np.array(image_ids, dtype=np.float64).reshape(-1, 1))[:, 0],
         truths=_gather(comm, np.concatenate([np.zeros((0, 8)), *truths])),
         detections=_gather(comm, np.concatenate([np.zeros((0, 7)), *detections])),
     )
-    metrics = score(table, dataset.names, comm, scorer)
-    if with_loss:
+    metrics = score(table, dataset.names, comm, options.scorer)
+    metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
+    if options.loss:
         metrics.update(losses.metrics(comm))
     return Evaluation(metrics, table.detections, time.monotonic() - started)
 

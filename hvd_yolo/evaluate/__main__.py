@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hvd_yolo import checkpoint, cli
 from hvd_yolo.comm import agree, connect, launch
-from hvd_yolo.config import EvaluateConfig, from_yaml, parse
-from hvd_yolo.data import open_dataset
+from hvd_yolo.config import EvaluateConfig, check_values, from_yaml, parse
+from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate, results_json
@@ -19,20 +19,18 @@ from hvd_yolo.models import build_model
 def main(argv: Sequence[str]) -> None:
     """Prints the numbers on rank 0, as a table and as one line of JSON."""
     config = parse(EvaluateConfig, argv, "hvd_yolo.evaluate")
+    check_values(config)
     if not config.weights:
         raise InputError(
             "weights is missing: name the checkpoint to score, --weights RUN/checkpoints/best.pt"
         )
-    comm = connect(config.comm.backend, config.device, config.comm.groups)
+    comm = connect(config.comm.backend, config.device)
     with agree(comm):
         content = checkpoint.load(Path(config.weights))
         trained = from_yaml(content["config"])
         dataset = open_dataset(config.data or trained.data, config.split)
-        if len(dataset.names) != len(content["names"]):
-            raise InputError(
-                f"{config.weights} knows {len(content['names'])} classes, the data set has "
-                f"{len(dataset.names)}"
-            )
+        if dataset.names != tuple(content["names"]):
+            raise InputError(different_names("the data", dataset.names, tuple(content["names"])))
         model = build_model(
             trained.model,
             len(dataset.names),
@@ -47,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     batches = evaluation_batches(
         dataset, size, config.eval.batch_size or config.batch_size, comm.rank, comm.size, workers
     )
-    found = evaluate(model, dataset, batches, comm, size, config.eval.loss, config.eval.scorer)
+    found = evaluate(model, dataset, batches, comm, size, config.eval)
     if comm.is_main:
         if config.results:
             results = results_json(found.detections, dataset.category_ids)

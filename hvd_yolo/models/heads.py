@@ -32,7 +32,8 @@ class Prediction(NamedTuple):
         """Boxes (B, A, 4) xyxy in units of each point's stride: the expectation of each side's
         distribution."""
         bins = torch.arange(DISTANCE_BINS, dtype=self.distances.dtype, device=self.distances.device)
-        sides = self.distances.softmax(dim=-1) @ bins
+        # Not a matrix product, which autocast would round to half precision.
+        sides = (self.distances.softmax(dim=-1) * bins).sum(dim=-1)
         return torch.cat((self.points - sides[..., :2], self.points + sides[..., 2:]), dim=-1)
 
     def boxes(self) -> Tensor:
@@ -76,7 +77,7 @@ class DetectHead(nn.Module):
             distances.append(box_tower(x).flatten(2).transpose(1, 2))
             logits.append(class_tower(x).flatten(2).transpose(1, 2))
             points.append(_points(x))
-            strides.append(x.new_full((x.shape[2] * x.shape[3],), stride))
+            strides.append(points[-1].new_full((len(points[-1]),), stride))
         sides = torch.cat(distances, dim=1)
         sides = sides.view(*sides.shape[:2], 4, DISTANCE_BINS)
         return Prediction(sides, torch.cat(logits, dim=1), torch.cat(points), torch.cat(strides))
@@ -119,10 +120,11 @@ def _tower(c_in: int, width: int, c_out: int) -> nn.Sequential:
 
 
 def _points(x: Tensor) -> Tensor:
-    """Centres (H * W, 2) of the cells of a map, as (x, y) in strides."""
+    """Centres (H * W, 2) of the cells of a map, as (x, y) in strides, in float32 or better."""
     height, width = x.shape[2:]
-    ys = torch.arange(height, dtype=x.dtype, device=x.device) + 0.5
-    xs = torch.arange(width, dtype=x.dtype, device=x.device) + 0.5
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    ys = torch.arange(height, dtype=dtype, device=x.device) + 0.5
+    xs = torch.arange(width, dtype=dtype, device=x.device) + 0.5
     grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
     return torch.stack((grid_x, grid_y), dim=-1).view(-1, 2)
 

@@ -89,12 +89,12 @@ def pad_targets(
     """Boxes (B, M, 4), labels (B, M) and is_real (B, M), M the most objects of an image; the rest
     is zeros."""
     most = max((len(t["boxes"]) for t in targets), default=0)
-    boxes = torch.zeros(len(targets), most, 4, dtype=dtype)
-    labels = torch.zeros(len(targets), most, dtype=torch.long)
+    boxes = torch.zeros(len(targets), most, 4, dtype=dtype, device=device)
+    labels = torch.zeros(len(targets), most, dtype=torch.long, device=device)
     is_real = torch.zeros(len(targets), most, dtype=torch.bool)
     for i, target in enumerate(targets):
         count = len(target["boxes"])
         boxes[i, :count] = target["boxes"]
         labels[i, :count] = target["labels"]
         is_real[i, :count] = True
-    return boxes.to(device), labels.to(device), is_real.to(device)
+    return boxes, labels, is_real.to(device)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hvd_yolo import checkpoint
 from hvd_yolo.comm import Comm, gather_json
 
 _PACKAGES = (
@@ -71,7 +72,7 @@ def append(file: Path, start: dict[str, Any], step: int) -> None:
     several."""
     starts = json.loads(file.read_text()) if file.is_file() else []
     starts.append({"step": step, **start})
-    file.write_text(json.dumps(starts, indent=1) + "\n")
+    checkpoint.save_text(file, json.dumps(starts, indent=1) + "\n")
 
 
 def _versions() -> dict[str, str]:

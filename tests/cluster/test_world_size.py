@@ -1,8 +1,8 @@
 """Promise 1: the number of ranks changes nothing but the time.
 
-Whole training jobs in float64; weights, EMA and statistics compared after 20 updates. With SGD, which
-passes rounding errors on as they are. AdamW divides by sqrt(v) + 1e-8 and magnifies those of a
-vanishing gradient, so it has a test and a bound of its own.
+Whole training jobs in float64; weights, EMA and statistics compared after 20 updates. With SGD,
+which passes rounding errors on as they are. AdamW divides by sqrt(v) + 1e-8 and magnifies those of
+a vanishing gradient, so it has a test and a bound of its own.
 """
 
 import torch

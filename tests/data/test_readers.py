@@ -102,6 +102,13 @@ def test_yolo_image_lists_and_numbered_names(tmp_path):
     assert len(dataset.annotations(0, 64, 48).boxes) == 1
 
 
+def test_a_yaml_of_roboflow_and_an_empty_path(tmp_path):
+    make_yolo(tmp_path, ["0 0.5 0.5 0.5 0.5", None])
+    file = tmp_path / "data.yaml"
+    file.write_text("path:\ntrain: ../images/train\nnames: [a, b]\n")
+    assert len(open_dataset(str(file), "train")) == 2
+
+
 def test_boxes_outside_and_without_area_are_counted(tmp_path, caplog):
     lines = ["0 0.0 0.5 0.5 0.5", "0 0.5 0.5 0.0 0.5", "1 1.5 1.5 0.2 0.2", "1 0.5 0.5 0.1 0.1"]
     file = make_yolo(tmp_path, ["\n".join(lines)])
@@ -126,6 +133,9 @@ def test_missing_and_empty_data_are_refused(tmp_path):
     file = make_yolo(tmp_path / "empty", [])
     assert "the train split has no images" in refusal(file)
     assert "no val split" in refusal(file, "val")
+    unlabelled = make_yolo(tmp_path / "unlabelled", [None, None])
+    assert "no image of the train split has a label file" in refusal(unlabelled)
+    assert str(tmp_path / "unlabelled/labels/train/im0.txt") in refusal(unlabelled)
     file.write_text("train: missing\nnames: [a]\n")
     assert str(file.parent / "missing") in refusal(file)
     file.write_text("train: images/train\n")
@@ -136,7 +146,7 @@ def test_missing_and_empty_data_are_refused(tmp_path):
 
 
 def test_unreadable_images_are_named(tmp_path):
-    dataset = open_dataset(str(make_yolo(tmp_path, [None, None, None])), "train")
+    dataset = open_dataset(str(make_yolo(tmp_path, ["", "", ""])), "train")
     broken, empty, missing = (str(f) for f in dataset.files)
     with open(broken, "r+b") as file:
         file.truncate(20)

@@ -64,7 +64,9 @@ def check_optimizer(comm, layout, momentum):
     reference, model = model_of(layout), model_of(layout)
     options = {"lr": 0.01, "momentum": momentum}
     reference_optimizer = torch.optim.SGD(reference.parameters(), **options)
-    optimizer = comm.distribute(torch.optim.SGD(model.parameters(), **options), model, passes=2)
+    optimizer = comm.distribute(
+        torch.optim.SGD(model.parameters(), **options), model, passes=2, groups=3
+    )
     for update in range(2):
         everyone = [[rank * 10 + i + update for i in range(3 * rank)] for rank in range(comm.size)]
         everyone[-1] = everyone[-1] or [5, 6, 7]
@@ -93,7 +95,7 @@ def check_state_goes_along(comm):
     loss_of(model, [1]).backward()
     optimizer.step()
     before = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
-    distributed = comm.distribute(optimizer, model, passes=1)
+    distributed = comm.distribute(optimizer, model, passes=1, groups=2)
     after = [distributed.state[p]["momentum_buffer"] for p in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 

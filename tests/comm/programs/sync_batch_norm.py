@@ -54,6 +54,15 @@ def check(comm, shares):
     assert torch.allclose(synced(x), reference(x), rtol=1e-10, atol=1e-10)
 
 
+def check_pass_without_images(comm):
+    synced = convert(nn.Sequential(layer()), comm)[0]
+    synced.running_mean.fill_(3.0)
+    synced(torch.zeros(0, CHANNELS, 4, 3).double())
+    assert synced.running_mean.tolist() == [3.0] * CHANNELS
+    assert synced.running_var.tolist() == [1.0] * CHANNELS
+    assert synced.num_batches_tracked == 0
+
+
 def check_average(comm):
     bn = nn.BatchNorm2d(2)
     bn.running_mean.fill_(float(comm.rank))
@@ -64,5 +73,6 @@ def check_average(comm):
 
 comm = connect("auto", "cpu", latency_bound=True)
 check(comm, {1: [4], 3: [4, 0, 3]}[comm.size])
+check_pass_without_images(comm)
 check_average(comm)
 print(f"rank {comm.rank} agrees", flush=True)
