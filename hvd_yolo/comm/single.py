@@ -22,10 +22,7 @@ class SingleComm:
         self.settings: dict[str, str] = {}
 
     def distribute(
-        self,
-        optimizer: torch.optim.Optimizer,
-        model: nn.Module,
-        passes: int,
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, groups: int
     ) -> torch.optim.Optimizer:
         """The optimizer itself."""
         return optimizer
