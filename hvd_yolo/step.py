@@ -109,8 +109,7 @@ class Step:
             raise InputError(
                 f"{state.unreadable} images of this epoch could not be read, more than "
                 f"loader.max_unreadable {limit}; each is named above: repair or remove them, or "
-                f"raise "
-                "the limit"
+                "raise the limit"
             )
         weight = max(sums[_WEIGHT], 1.0)
         terms = zip(state.term_names or [], sums[_TERMS:], strict=True)
