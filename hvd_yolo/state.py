@@ -2,7 +2,7 @@
 at start is this."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class TrainState:
     epoch: int = 0
     images_seen: int = 0
     updates: int = 0
-    unreadable: int = 0
+    unreadable: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     best: float = float("-inf")
     loss_weight: Tensor | None = None
     window: Tensor | None = None

@@ -83,38 +83,45 @@ class Step:
             state.scaler.step(state.optimizer)
             state.scaler.update()
         state.loss_weight = weight
+        unreadable = sums[_UNREADABLE]
         if state.window is not None:
             # Before the first readable image nobody knows how many terms the loss has.
             missing = len(sums) - len(state.window)
             sums = sums + torch.nn.functional.pad(state.window, (0, missing))
         state.window = sums
         state.updates += 1
+        state.unreadable = state.unreadable + unreadable
         state.images_seen += dealing.images_of_update(state.images_seen)
         if state.images_seen == dealing.num_images:
-            state.epoch, state.images_seen, state.unreadable = state.epoch + 1, 0, 0
+            self._check_unreadable(state)
+            state.epoch, state.images_seen = state.epoch + 1, 0
+            state.unreadable = torch.zeros_like(state.unreadable)
         state.ema.update(state.model, state.updates)
         return rate
 
     def close_window(self, state: TrainState) -> tuple[dict[str, float], float, float]:
         """Mean losses, images and seconds of data wait a rank since the last call.
 
-        Raises InputError on all ranks when too many images could not be read.
+        Raises InputError on all ranks when too many images of the epoch could not be read, as the
+        epoch's last update does.
         """
         sums = state.window.tolist()
         state.window = None
-        state.unreadable += round(sums[_UNREADABLE])
+        self._check_unreadable(state)
         wait, self._wait_of_window = float(self._wait_of_window) / self._comm.size, 0.0
-        limit = self._config.loader.max_unreadable
-        if state.unreadable > limit:
-            raise InputError(
-                f"{state.unreadable} images of this epoch could not be read, more than "
-                f"loader.max_unreadable {limit}; each is named above: repair or remove them, or "
-                "raise the limit"
-            )
         weight = max(sums[_WEIGHT], 1.0)
         terms = zip(state.term_names or [], sums[_TERMS:], strict=True)
         losses = {name: value / weight for name, value in terms}
         return losses, sums[_IMAGES], wait
+
+    def _check_unreadable(self, state: TrainState) -> None:
+        limit = self._config.loader.max_unreadable
+        if state.unreadable > limit:
+            raise InputError(
+                f"{int(state.unreadable)} images of this epoch could not be read, more than "
+                f"loader.max_unreadable {limit}; each is named above: repair or remove them, or "
+                "raise the limit"
+            )
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         started = time.monotonic()
