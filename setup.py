@@ -33,6 +33,7 @@ setup(
         "pyyaml>=6.0",
         "pycocotools>=2.0.8",
         "jsonargparse[signatures]>=4.40,<5",
+        "safetensors>=0.4",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

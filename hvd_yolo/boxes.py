@@ -28,6 +28,14 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return inter / (area(a) + area(b) - inter).clamp(min=torch.finfo(inter.dtype).tiny)
 
 
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (...) of box pairs a, b (..., 4); 0 where both have no area."""
+    corner_low = torch.maximum(a[..., :2], b[..., :2])
+    corner_high = torch.minimum(a[..., 2:], b[..., 2:])
+    inter = (corner_high - corner_low).clamp(min=0).prod(dim=-1)
+    return inter / (area(a) + area(b) - inter).clamp(min=torch.finfo(inter.dtype).tiny)
+
+
 def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     """CIoU (...) of box pairs a, b (..., 4), broadcast against each other; 1 is a perfect match.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import nn
 
 from hvd_yolo.errors import InputError
 
@@ -56,18 +55,3 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"checkpoint {path}: not a checkpoint of hvd_yolo")
     return content
-
-
-def load_weights(model: nn.Module, path: Path) -> tuple[int, list[str]]:
-    """Takes from a checkpoint what fits the model by name and shape.
-
-    Returns how many tensors were taken and the names of the model's tensors that were not, such as
-    the class layers of another number of classes. Raises InputError when nothing fits.
-    """
-    weights = load(path)["weights"]
-    own = model.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
-        raise InputError(f"weights {path}: no layer of it fits the model")
-    model.load_state_dict(fitting, strict=False)
-    return len(fitting), [name for name in own if name not in fitting]

@@ -19,9 +19,10 @@ class TrainState:
     """What training has come to.
 
     epoch and images_seen (of that epoch) say which images come next; updates counts from the start
-    of the run; best is the highest AP so far; loss_weight is the global weight of the last update's
-    losses, which scales the next; unreadable counts the images of this epoch that could not be
-    read; term_names are those of the loss; window holds the sums of the progress line under way.
+    of the run; best is the highest AP so far; loss_weights are the global divisors of the last
+    update's losses, the main one and then one a term once those are known, which scale the next;
+    unreadable counts the images of this epoch that could not be read; term_names are those of the
+    loss; window holds the sums of the progress line under way.
     """
 
     model: nn.Module
@@ -33,12 +34,12 @@ class TrainState:
     updates: int = 0
     unreadable: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     best: float = float("-inf")
-    loss_weight: Tensor | None = None
+    loss_weights: Tensor | None = None
     window: Tensor | None = None
     term_names: list[str] | None = None
 
     _COUNTERS = (
-        "epoch", "images_seen", "updates", "unreadable", "best", "loss_weight", "window",
+        "epoch", "images_seen", "updates", "unreadable", "best", "loss_weights", "window",
         "term_names",
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ from hvd_yolo.models.losses import Losses, as_losses
 from hvd_yolo.pace import Pace
 from hvd_yolo.state import TrainState
 
-# The first entries of the vector that is summed over ranks with each update; the loss terms follow.
+# The first entries of the vector that is summed over ranks with each update; the loss terms follow,
+# and then their divisors.
 _WEIGHT, _IMAGES, _UNREADABLE, _WAIT, _TERMS = range(5)
 
 
@@ -50,16 +51,19 @@ class Step:
         state.scaler.scale(torch.zeros((), device=self._comm.device))
         if train.channels_last:
             _match_layout(state.optimizer)
-        if state.loss_weight is None:
+        if state.loss_weights is None:
             images = float(self._pace.dealing.images_of_update(0))
-            state.loss_weight = torch.tensor(images, dtype=torch.float64, device=self._comm.device)
+            state.loss_weights = torch.tensor(
+                [images], dtype=torch.float64, device=self._comm.device
+            )
 
     def update(self, state: TrainState, batches: Iterator[Batch]) -> float:
         """The next update of the epoch; returns its learning rate.
 
         The loss is back-propagated as a sum divided by the last update's global weight, which every
         rank knows, and the summed gradients are multiplied by last / actual: the divisor is global,
-        whatever the shares, and known only after the sums that are reported anyway.
+        whatever the shares, and known only after the sums that are reported anyway. See Losses for
+        terms with a divisor of their own.
         """
         dealing = self._pace.dealing
         rate = self._pace.rate(state.epoch, state.images_seen)
@@ -72,17 +76,17 @@ class Step:
             # Only now: Horovod 0.28.1 stands still when another collective comes while some ranks
             # have sent a group of gradients and others have not.
             sums = self._sum_over_ranks(state, passes)
-            weight = sums[_WEIGHT].clamp(min=1.0)
-            weight = torch.where(weight.isfinite(), weight, state.loss_weight)
+            last, weight = state.loss_weights[0], sums[_WEIGHT].clamp(min=1.0)
+            weight = torch.where(weight.isfinite(), weight, last)
             state.scaler.unscale_(state.optimizer)
             gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-            torch._foreach_mul_(gradients, state.loss_weight / weight)
+            torch._foreach_mul_(gradients, last / weight)
             self.grad_norm = torch.nn.utils.clip_grad_norm_(
                 state.model.parameters(), self._config.optim.clip_norm or float("inf")
             )
             state.scaler.step(state.optimizer)
             state.scaler.update()
-        state.loss_weight = weight
+        state.loss_weights = _next_weights(state, sums)
         unreadable = sums[_UNREADABLE]
         if state.window is not None:
             # Before the first readable image nobody knows how many terms the loss has.
@@ -109,9 +113,12 @@ class Step:
         state.window = None
         self._check_unreadable(state)
         wait, self._wait_of_window = float(self._wait_of_window) / self._comm.size, 0.0
-        weight = max(sums[_WEIGHT], 1.0)
-        terms = zip(state.term_names or [], sums[_TERMS:], strict=True)
-        losses = {name: value / weight for name, value in terms}
+        names = state.term_names or []
+        values, weights = sums[_TERMS : _TERMS + len(names)], sums[_TERMS + len(names) :]
+        losses = {
+            name: value / max(weight, 1.0)
+            for name, value, weight in zip(names, values, weights, strict=True)
+        }
         return losses, sums[_IMAGES], wait
 
     def _check_unreadable(self, state: TrainState) -> None:
@@ -150,8 +157,21 @@ class Step:
             images = images.contiguous()
         with self._autocast():
             losses = as_losses(state.model(images, targets), len(batch))
-        state.scaler.scale(losses.total() / state.loss_weight).backward()
+        state.scaler.scale(self._divided(losses, state)).backward()
         return losses, counts
+
+    def _divided(self, losses: Losses, state: TrainState) -> Tensor:
+        """The scalar to back-propagate: each term divided by its weight of the last update."""
+        if state.term_names is None:
+            return losses.total() / state.loss_weights[0]
+        if sorted(losses.terms) != state.term_names:
+            raise InputError(
+                f"the model returned the losses {sorted(losses.terms)}, before it was "
+                f"{state.term_names}; a detector must return the same terms for every batch",
+                rank=self._comm.rank,
+            )
+        values = torch.stack([losses.terms[name] for name in state.term_names])
+        return (values / state.loss_weights[1:]).sum()
 
     def _autocast(self) -> AbstractContextManager[None]:
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.train.amp)
@@ -164,14 +184,16 @@ class Step:
         device."""
         names = self._agree_on_terms(state, [losses for losses, _ in passes if losses is not None])
         device = self._comm.device
-        total = torch.zeros(_TERMS + len(names), dtype=torch.float64, device=device)
+        total = torch.zeros(_TERMS + 2 * len(names), dtype=torch.float64, device=device)
         for losses, counts in passes:
             total[_IMAGES:_TERMS] += torch.tensor(counts, dtype=torch.float64, device=device)
             if losses is not None:
-                terms = [losses.weight, *(losses.terms[name] for name in names)]
-                values = torch.stack([term.detach().double() for term in terms])
-                total[_WEIGHT] += values[0]
-                total[_TERMS:] += values[1:]
+                values = [losses.terms[name] for name in names]
+                weights = [losses.weight_of(name) for name in names]
+                values = [value.detach().double() for value in (*values, *weights, losses.weight)]
+                values = torch.stack(values)
+                total[_TERMS:] += values[:-1]
+                total[_WEIGHT] += values[-1]
         total = self._comm.sum(total)
         # Apart from the rest: a checkpoint holds the window, and time must not change its bits.
         self._wait_of_window = self._wait_of_window + total[_WAIT].clone()
@@ -187,15 +209,15 @@ class Step:
             if not known:
                 return []
             state.term_names = known[0]
-        with_other_terms = [item for item in losses if sorted(item.terms) != state.term_names]
-        if with_other_terms:
-            raise InputError(
-                f"the model returned the losses {sorted(with_other_terms[0].terms)}, before it "
-                f"was {state.term_names}; "
-                "a detector must return the same terms for every batch",
-                rank=self._comm.rank,
-            )
         return state.term_names
+
+
+def _next_weights(state: TrainState, sums: Tensor) -> Tensor:
+    """The divisor of the losses and of each term, from an update's sums; where it has none, as
+    without an object, those of before."""
+    names = state.term_names or []
+    found = torch.cat((sums[_WEIGHT : _WEIGHT + 1], sums[_TERMS + len(names) :]))
+    return torch.where(found.isfinite() & (found >= 1.0), found, state.loss_weights)
 
 
 def _random_seed(seed: int, update: int, rank: int) -> int:

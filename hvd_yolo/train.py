@@ -24,6 +24,7 @@ from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.report import Report, environment
 from hvd_yolo.state import TrainState, new_state, share_state
 from hvd_yolo.step import Step
+from hvd_yolo.weights import load_weights
 
 logger = logging.getLogger("hvd_yolo.train")
 
@@ -174,14 +175,9 @@ def _restore(state: TrainState, config: Config, is_resumed: bool) -> int:
         state.load_state_dict(content["training"])
         return content["metrics_bytes"]
     if config.weights:
-        num_taken, left_out = checkpoint.load_weights(state.model, Path(config.weights))
+        taken = load_weights(state.model, Path(config.weights))
         state.ema.module.load_state_dict(state.model.state_dict())
-        kept = (
-            f", {len(left_out)} keep their fresh values ({', '.join(left_out[:3])} ...)"
-            if left_out
-            else ""
-        )
-        logger.info("weights: %d tensors taken from %s%s", num_taken, config.weights, kept)
+        logger.info("weights %s: %s", config.weights, taken)
     return 0
 
 

@@ -60,19 +60,3 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
         write({"format": Bomb()}, file)
         with pytest.raises(InputError, match="cannot be read"):
             checkpoint.load(file)
-
-
-def test_weights_of_another_number_of_classes_give_all_other_layers(tmp_path):
-    checkpoint.save(tmp_path / "three.pt", content())
-    model = build_model("yolov8n", 5)
-    taken, left_out = checkpoint.load_weights(model, tmp_path / "three.pt")
-    assert sorted(left_out) == sorted(
-        f"head.class_towers.{i}.2.{kind}" for i in range(3) for kind in ("weight", "bias")
-    )
-    assert taken == len(model.state_dict()) - 6
-    stem = "stem.0.conv.weight"
-    assert torch.equal(
-        model.state_dict()[stem], checkpoint.load(tmp_path / "three.pt")["weights"][stem]
-    )
-    with pytest.raises(InputError, match="no layer of it fits"):
-        checkpoint.load_weights(torch.nn.Linear(2, 2), tmp_path / "three.pt")

@@ -126,24 +126,26 @@ def _detect(
 
 
 class _LossSum:
-    """Loss terms and weight, summed over batches and ranks."""
+    """Loss terms and their weights, summed over batches and ranks."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, tuple[float, float]] = {}
 
     def add(self, losses: Losses | None) -> None:
         """Takes in the losses of one batch, if they were asked for."""
         if losses is not None:
-            for name, value in (*losses.terms.items(), ("", losses.weight)):
-                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            for name, value in losses.terms.items():
+                total, weight = self.sums.get(name, (0.0, 0.0))
+                self.sums[name] = (total + float(value), weight + float(losses.weight_of(name)))
 
     def metrics(self, comm: Comm) -> dict[str, Any]:
         """val_loss and val_losses; a rank without images does not know the terms' names and learns
         them here."""
         parts = gather_json(comm, self.sums)
-        names = sorted({name for part in parts for name in part if name})
-        weight = max(sum(part.get("", 0.0) for part in parts), 1.0)
-        terms = {name: sum(part.get(name, 0.0) for part in parts) / weight for name in names}
+        terms = {}
+        for name in sorted({name for part in parts for name in part}):
+            totals, weights = zip(*(part.get(name, (0.0, 0.0)) for part in parts), strict=True)
+            terms[name] = sum(totals) / max(sum(weights), 1.0)
         return {"val_loss": sum(terms.values()), "val_losses": terms}
 
 

@@ -1,12 +1,12 @@
 """Detectors: what one is, and build_model(), which makes one by name or by path."""
 
 import importlib
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from hvd_yolo.errors import InputError
-from hvd_yolo.models import yolov8
+from hvd_yolo.models import yolo11, yolov5, yolov8, yolov10, yolox
 from hvd_yolo.models.losses import Losses
 
 __all__ = ["Detector", "Losses", "ScoredDetector", "build_model"]
@@ -41,24 +41,41 @@ class ScoredDetector(Protocol):
         ...
 
 
-def build_model(name: str, num_classes: int = 80, **options: Any) -> nn.Module:  # noqa: ANN401
+_FAMILIES = (yolov5, yolov8, yolov10, yolo11, yolox)
+
+
+def build_model(
+    name: str,
+    num_classes: int = 80,
+    conf: float = 0.001,
+    iou: float = 0.7,
+    max_detections: int = 300,
+) -> nn.Module:
     """A detector with fresh weights: `yolov8n`, or `package.module:callable` called with
     num_classes=.
 
-    `options` go to the builder (conf, iou and max_detections of the built-in models). Raises
-    InputError when there is no such model.
+    conf, iou and max_detections rule the evaluation mode of the built-in models: the lowest score,
+    the overlap of suppression, the detections an image. Raises InputError when there is no such
+    model.
     """
     if ":" in name:
-        module_name, _, attribute = name.partition(":")
-        try:
-            builder = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"model {name}: {error}; expected package.module:callable") from error
-        return builder(num_classes=num_classes)
-    if name in yolov8.SIZES:
-        return yolov8.build(name, num_classes, **options)
+        return _plug_in(name, num_classes)
+    for family in _FAMILIES:
+        if name in family.SIZES:
+            model = family.build(name, num_classes)
+            model.conf, model.iou, model.max_detections = conf, iou, max_detections
+            return model
+    known = ", ".join(name for family in _FAMILIES for name in family.SIZES)
     raise InputError(
-        f"model {name}: there is none of that name; built in are {', '.join(yolov8.SIZES)}, and "
-        f"any "
+        f"model {name}: there is none of that name; built in are {known}, and any "
         "package.module:callable"
     )
+
+
+def _plug_in(name: str, num_classes: int) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    try:
+        builder = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"model {name}: {error}; expected package.module:callable") from error
+    return builder(num_classes=num_classes)

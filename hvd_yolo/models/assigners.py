@@ -8,9 +8,8 @@ from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
 
-# Alignment = score^0.5 * CIoU^6 and ten candidates an object: the settings of YOLOv8. TOOD itself
-# takes score^1 and 13.
-_SCORE_POWER, _IOU_POWER, _NUM_CANDIDATES = 0.5, 6.0, 10
+# Alignment = score^0.5 * CIoU^6: the setting of YOLOv8. TOOD itself takes score^1.
+_SCORE_POWER, _IOU_POWER = 0.5, 6.0
 _EPS = 1e-9
 
 
@@ -34,13 +33,14 @@ def task_aligned(
     true_boxes: Tensor,
     true_labels: Tensor,
     is_real: Tensor,
+    num_candidates: int = 10,
 ) -> Assignment:
     """Task-aligned assignment (Feng et al. 2021, TOOD, section 3.3).
 
     scores (B, A, K) in 0..1, boxes (B, A, 4) and points (A, 2) in pixels; true_boxes (B, M, 4),
     true_labels (B, M), is_real (B, M): False where an image has fewer than M objects. A point can
-    answer for an object whose box it lies in; each object takes the ten best aligned; a point
-    claimed twice goes to the object it overlaps most.
+    answer for an object whose box it lies in; each object takes the num_candidates best aligned; a
+    point claimed twice goes to the object it overlaps most.
     """
     num_images, num_points, num_classes = scores.shape
     num_objects = true_boxes.shape[1]
@@ -58,7 +58,7 @@ def task_aligned(
     label_scores = scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, num_points))
     alignment = label_scores.pow(_SCORE_POWER) * overlaps.pow(_IOU_POWER) * is_inside
 
-    is_candidate = _best(alignment)
+    is_candidate = _best(alignment, num_candidates)
     is_contested = is_candidate.sum(1, keepdim=True) > 1
     is_best_overlap = F.one_hot(overlaps.argmax(1), num_objects).transpose(1, 2).bool()
     is_candidate = torch.where(is_contested, is_best_overlap & is_inside, is_candidate)
@@ -87,9 +87,132 @@ def _lies_inside(points: Tensor, true_boxes: Tensor) -> Tensor:
     return to_sides.amin(-1) > _EPS
 
 
-def _best(alignment: Tensor) -> Tensor:
-    """(B, M, A): among the object's ten highest, and above zero."""
-    count = min(_NUM_CANDIDATES, alignment.shape[-1])
+def _best(alignment: Tensor, num_candidates: int) -> Tensor:
+    """(B, M, A): among the object's highest so many, and above zero."""
+    count = min(num_candidates, alignment.shape[-1])
     chosen = alignment.topk(count, dim=-1).indices
     is_chosen = torch.zeros_like(alignment, dtype=torch.bool).scatter_(-1, chosen, True)
     return is_chosen & (alignment > 0)
+
+
+class Objects(NamedTuple):
+    """The objects of a batch in a row: image (M), labels (M), boxes (M, 4) in pixels."""
+
+    image: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+def stack_targets(
+    targets: list[dict[str, Tensor]], dtype: torch.dtype, device: torch.device
+) -> Objects:
+    """From one dict an image with "boxes" (N, 4) and "labels" (N)."""
+    counts = torch.tensor([len(t["boxes"]) for t in targets], dtype=torch.long)
+    image = torch.arange(len(targets)).repeat_interleave(counts)
+    boxes = torch.cat([t["boxes"] for t in targets] or [torch.zeros(0, 4)])
+    labels = torch.cat([t["labels"] for t in targets] or [torch.zeros(0, dtype=torch.long)])
+    return Objects(image.to(device), labels.to(device), boxes.to(device, dtype))
+
+
+class Matches(NamedTuple):
+    """Anchors that answer for objects, one row a pair: image, anchor, y, x (P) say which; labels
+    (P) and boxes (P, 4) in pixels, for what."""
+
+    image: Tensor
+    anchor: Tensor
+    y: Tensor
+    x: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+@torch.no_grad()
+def match_anchors(
+    objects: Objects, anchors: Tensor, height: int, width: int, stride: int, max_ratio: float
+) -> Matches:
+    """The matching of YOLOv5 on one level of height x width cells; anchors (N, 2) in strides.
+
+    An anchor matches an object when no side is more than max_ratio times the other's. It answers
+    from the cell of the object's centre and from the two neighbours nearest to that centre, inside
+    the map.
+    """
+    sizes = (objects.boxes[:, 2:] - objects.boxes[:, :2]) / stride
+    ratios = sizes[:, None] / anchors
+    is_match = torch.maximum(ratios, 1 / ratios).amax(-1) < max_ratio
+    which, anchor = is_match.nonzero(as_tuple=True)
+
+    centres = (objects.boxes[which, :2] + objects.boxes[which, 2:]) / (2 * stride)
+    limits = torch.tensor((width, height), device=centres.device)
+    cells = torch.minimum(centres.long(), limits - 1)
+    within = centres - cells
+    # -1 where the centre lies in the left or upper half of its cell, else 1.
+    nearer = torch.where(within < 0.5, -1, 1)
+    beside_x, beside_y = cells.clone(), cells.clone()
+    beside_x[:, 0] += nearer[:, 0]
+    beside_y[:, 1] += nearer[:, 1]
+    places = torch.stack((cells, beside_x, beside_y))
+    row, column = ((places >= 0) & (places < limits)).all(-1).nonzero(as_tuple=True)
+    which, anchor, places = which[column], anchor[column], places[row, column]
+    return Matches(
+        objects.image[which], anchor, places[:, 1], places[:, 0],
+        objects.labels[which], objects.boxes[which],
+    )  # fmt: skip
+
+
+class Transport(NamedTuple):
+    """Cells that answer for objects, one row a pair: cell (P), object (P) and their overlap (P)."""
+
+    cell: Tensor
+    object: Tensor
+    overlap: Tensor
+
+
+# The cost of a pair is its class loss + 3 x its box loss; a cell within 1.5 strides of the object's
+# centre is a candidate; the ten best overlaps of an object, added up, say how many cells it gets:
+# the settings of YOLOX.
+_BOX_COST, _CENTRE_RADIUS, _NUM_OVERLAPS = 3.0, 1.5, 10
+
+
+@torch.no_grad()
+def optimal_transport(
+    logits: Tensor,
+    objectness: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    true_boxes: Tensor,
+    true_labels: Tensor,
+) -> Transport:
+    """SimOTA for one image (Ge et al. 2021, YOLOX, section 2.2).
+
+    logits (A, K), objectness (A), before the sigmoid; boxes (A, 4), points (A, 2) and strides (A)
+    in pixels; true_boxes (M, 4), true_labels (M). Pairs come in the order of the cells.
+    """
+    centres = (true_boxes[:, :2] + true_boxes[:, 2:]) / 2
+    gaps = (points[None] - centres[:, None]).abs().amax(-1)
+    is_near = gaps < _CENTRE_RADIUS * strides
+    candidates = is_near.any(0).nonzero()[:, 0]
+    if len(candidates) == 0:
+        empty = candidates.new_zeros(0)
+        return Transport(empty, empty, boxes.new_zeros(0))
+
+    overlaps = box_ops.pairwise_iou(true_boxes, boxes[candidates])
+    scores = (logits[candidates].sigmoid() * objectness[candidates].sigmoid()[:, None]).sqrt()
+    one_hot = F.one_hot(true_labels, logits.shape[-1]).to(scores.dtype)
+    shape = (len(true_labels), *scores.shape)
+    class_cost = F.binary_cross_entropy(
+        scores.expand(shape), one_hot[:, None].expand(shape), reduction="none"
+    ).sum(-1)
+    cost = class_cost - _BOX_COST * (overlaps + 1e-8).log()
+    # A cell far from an object answers for it only when nothing else is left.
+    cost = cost + 1e6 * ~is_near[:, candidates]
+
+    top = overlaps.topk(min(_NUM_OVERLAPS, len(candidates)), dim=1).values
+    counts = top.sum(1).int().clamp(min=1)
+    rank = cost.argsort(dim=1, stable=True).argsort(dim=1)
+    is_pair = rank < counts[:, None]
+    is_contested = is_pair.sum(0) > 1
+    cheapest = F.one_hot(cost.argmin(0), len(cost)).T.bool()
+    is_pair = torch.where(is_contested, cheapest, is_pair)
+    column, owner = is_pair.T.nonzero(as_tuple=True)
+    return Transport(candidates[column], owner, overlaps[owner, column])

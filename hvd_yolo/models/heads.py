@@ -1,60 +1,38 @@
-"""The anchor-free detection head of YOLOv8 and what it predicts."""
+"""The anchor-free detection heads of YOLOv8, YOLO11 and YOLOv10."""
 
+import copy
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from hvd_yolo import boxes as box_ops
-from hvd_yolo.models.blocks import ConvNormAct
-
-# Distances to the four sides are distributions over 0..15 strides (Li et al. 2020, Generalized
-# Focal Loss).
-DISTANCE_BINS = 16
-
-
-class Prediction(NamedTuple):
-    """What the head says of every anchor point, A over all levels.
-
-    distances (B, A, 4, DISTANCE_BINS): logits of the distances left, top, right, bottom, in
-    strides; logits (B, A, K): of each class, before the sigmoid; points (A, 2): anchor points in
-    strides; strides (A): pixels.
-    """
-
-    distances: Tensor
-    logits: Tensor
-    points: Tensor
-    strides: Tensor
-
-    def boxes_in_strides(self) -> Tensor:
-        """Boxes (B, A, 4) xyxy in units of each point's stride: the expectation of each side's
-        distribution."""
-        bins = torch.arange(DISTANCE_BINS, dtype=self.distances.dtype, device=self.distances.device)
-        # Not a matrix product, which autocast would round to half precision.
-        sides = (self.distances.softmax(dim=-1) * bins).sum(dim=-1)
-        return torch.cat((self.points - sides[..., :2], self.points + sides[..., 2:]), dim=-1)
-
-    def boxes(self) -> Tensor:
-        """Boxes (B, A, 4) xyxy in input pixels."""
-        return self.boxes_in_strides() * self.strides[:, None]
+from hvd_yolo.models import selection
+from hvd_yolo.models.blocks import ConvNormAct, depthwise
+from hvd_yolo.models.distances import DISTANCE_BINS, Prediction, grid_points
+from hvd_yolo.models.losses import Losses, aligned_losses
 
 
 class DetectHead(nn.Module):
-    """Two towers a level, one for the four sides, one for the classes, without objectness."""
+    """Two towers a level, one for the four sides, one for the classes, without objectness.
 
-    def __init__(self, num_classes: int, channels: list[int], strides: list[int]) -> None:
+    `is_light`: class towers of depthwise and pointwise convolutions in turn (YOLO11; Wang et al.
+    2024, YOLOv10, section 3.2).
+    """
+
+    def __init__(
+        self, num_classes: int, channels: list[int], strides: list[int], is_light: bool = False
+    ) -> None:
         super().__init__()
-        self.num_classes = num_classes
         self.strides = strides
         box_width = max(16, channels[0] // 4, 4 * DISTANCE_BINS)
         class_width = max(channels[0], min(num_classes, 100))
+        tower = _light_tower if is_light else _tower
         self.box_towers = nn.ModuleList(_tower(c, box_width, 4 * DISTANCE_BINS) for c in channels)
-        self.class_towers = nn.ModuleList(_tower(c, class_width, num_classes) for c in channels)
-        self.init_biases()
+        self.class_towers = nn.ModuleList(tower(c, class_width, num_classes) for c in channels)
+        self._init_biases(num_classes)
 
-    def init_biases(self) -> None:
+    def _init_biases(self, num_classes: int) -> None:
         """Starts from boxes of a few strides and from five objects an image of 640 pixels, evenly
         over classes.
 
@@ -65,7 +43,7 @@ class DetectHead(nn.Module):
             self.box_towers, self.class_towers, self.strides, strict=True
         ):
             nn.init.constant_(box_tower[-1].bias, 1.0)
-            objects_a_point = 5 / self.num_classes / (640 / stride) ** 2
+            objects_a_point = 5 / num_classes / (640 / stride) ** 2
             nn.init.constant_(class_tower[-1].bias, math.log(objects_a_point))
 
     def forward(self, features: list[Tensor]) -> Prediction:
@@ -76,41 +54,63 @@ class DetectHead(nn.Module):
         ):
             distances.append(box_tower(x).flatten(2).transpose(1, 2))
             logits.append(class_tower(x).flatten(2).transpose(1, 2))
-            points.append(_points(x))
+            points.append(grid_points(*x.shape[2:], like=x))
             strides.append(points[-1].new_full((len(points[-1]),), stride))
         sides = torch.cat(distances, dim=1)
         sides = sides.view(*sides.shape[:2], 4, DISTANCE_BINS)
         return Prediction(sides, torch.cat(logits, dim=1), torch.cat(points), torch.cat(strides))
 
+    def losses(self, prediction: Prediction, targets: list[dict[str, Tensor]]) -> Losses:
+        """CIoU, class and distance losses under task-aligned assignment."""
+        return aligned_losses(prediction, targets)
 
-# Candidates an image that enter suppression. COCO scores 100; RetinaNet and its heirs take 1000 as
-# well.
-_CANDIDATES = 1000
+    def select(
+        self, prediction: Prediction, conf: float, iou: float, max_detections: int
+    ) -> list[dict[str, Tensor]]:
+        """Detections after suppression; see selection.suppress."""
+        scores = prediction.logits.sigmoid()
+        return selection.suppress(prediction.boxes(), scores, conf, iou, max_detections)
 
 
-def select(
-    prediction: Prediction, conf: float, iou: float, max_detections: int
-) -> list[dict[str, Tensor]]:
-    """Detections an image: boxes (M, 4) in input pixels, scores (M) from high to low, labels (M).
+class DualPrediction(NamedTuple):
+    """What both heads of a DualHead say."""
 
-    A point may speak for several classes. The best 1000 (point, class) pairs above `conf` go
-    through suppression at overlap `iou` within each class.
+    many: Prediction
+    one: Prediction
+
+
+class DualHead(nn.Module):
+    """A one-to-many head that teaches the backbone and a one-to-one head that needs no suppression
+    (Wang et al. 2024, YOLOv10, section 3.1).
+
+    The one-to-one head learns from the features and gives them no gradient.
     """
-    boxes, scores = prediction.boxes(), prediction.logits.sigmoid()
-    num_classes = scores.shape[-1]
-    detections = []
-    for image_boxes, image_scores in zip(boxes, scores, strict=True):
-        flat = image_scores.flatten()
-        order = torch.argsort(flat, descending=True, stable=True)[:_CANDIDATES]
-        order = order[flat[order] > conf]
-        candidates = {
-            "boxes": image_boxes[order // num_classes],
-            "scores": flat[order],
-            "labels": order % num_classes,
-        }
-        kept = box_ops.nms(**candidates, iou_threshold=iou, max_detections=max_detections)
-        detections.append({key: value[kept] for key, value in candidates.items()})
-    return detections
+
+    def __init__(self, num_classes: int, channels: list[int], strides: list[int]) -> None:
+        super().__init__()
+        self.strides = strides
+        self.many = DetectHead(num_classes, channels, strides, is_light=True)
+        self.one = copy.deepcopy(self.many)
+
+    def forward(self, features: list[Tensor]) -> DualPrediction:
+        """From one feature map (B, C, H, W) a level."""
+        return DualPrediction(self.many(features), self.one([x.detach() for x in features]))
+
+    def losses(self, prediction: DualPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+        """The losses of both heads under the same measure of alignment, with ten points an object
+        and with one: consistent dual assignment (ibid., equation 2)."""
+        many = aligned_losses(prediction.many, targets)
+        one = aligned_losses(prediction.one, targets, num_candidates=1)
+        terms = many.terms | {f"one_{name}": value for name, value in one.terms.items()}
+        own_weights = {f"one_{name}": one.weight for name in one.terms}
+        return Losses(terms, many.weight, own_weights)
+
+    def select(
+        self, prediction: DualPrediction, conf: float, iou: float, max_detections: int
+    ) -> list[dict[str, Tensor]]:
+        """The best detections of the one-to-one head; `iou` is not used."""
+        one = prediction.one
+        return selection.best(one.boxes(), one.logits.sigmoid(), conf, max_detections)
 
 
 def _tower(c_in: int, width: int, c_out: int) -> nn.Sequential:
@@ -119,27 +119,9 @@ def _tower(c_in: int, width: int, c_out: int) -> nn.Sequential:
     )
 
 
-def _points(x: Tensor) -> Tensor:
-    """Centres (H * W, 2) of the cells of a map, as (x, y) in strides, in float32 or better."""
-    height, width = x.shape[2:]
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    ys = torch.arange(height, dtype=dtype, device=x.device) + 0.5
-    xs = torch.arange(width, dtype=dtype, device=x.device) + 0.5
-    grid_y, grid_x = torch.meshgrid(ys, xs, indexing="ij")
-    return torch.stack((grid_x, grid_y), dim=-1).view(-1, 2)
-
-
-def distance_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Distribution focal loss (N) of side logits (N, 4, DISTANCE_BINS) for distances (N, 4) in
-    strides.
-
-    Li et al. 2020, Generalized Focal Loss, equation 6: cross-entropy with the two bins around the
-    target, weighted by nearness; the mean over the four sides.
-    """
-    targets = targets.clamp(0, DISTANCE_BINS - 1 - 0.01)
-    left = targets.long()
-    weight_right = targets - left
-    log_p = F.log_softmax(logits, dim=-1)
-    at_left = log_p.gather(-1, left.unsqueeze(-1)).squeeze(-1)
-    at_right = log_p.gather(-1, left.unsqueeze(-1) + 1).squeeze(-1)
-    return -(at_left * (1 - weight_right) + at_right * weight_right).mean(-1)
+def _light_tower(c_in: int, width: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Sequential(depthwise(c_in, 3), ConvNormAct(c_in, width)),
+        nn.Sequential(depthwise(width, 3), ConvNormAct(width, width)),
+        nn.Conv2d(width, c_out, 1),
+    )

@@ -1,6 +1,6 @@
 """Losses as sums with their divisor, and the loss of anchor-free YOLO heads."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -8,23 +8,31 @@ from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.models.assigners import task_aligned
-from hvd_yolo.models.heads import DISTANCE_BINS, Prediction, distance_loss
+from hvd_yolo.models.distances import DISTANCE_BINS, Prediction, distance_loss
 
 
-class Losses(NamedTuple):
+@dataclass(frozen=True)
+class Losses:
     """Sums over the images given, and the number that makes them means.
 
-    terms: scalars by name, summed over the batch, gains applied; weight: scalar to divide them by.
-    The trainer adds up terms and weight over ranks and micro-batches before it divides, so how the
-    images were dealt changes nothing.
+    terms: scalars by name, summed over the batch, gains applied; weight: scalar to divide them by;
+    own_weights: other divisors of single terms, by name. The trainer adds up terms and weights over
+    ranks and micro-batches before it divides, so how the images were dealt changes nothing. A term
+    with a divisor of its own is divided by the one of the update before, for the gradients of all
+    terms are one sum when this update's divisors are known.
     """
 
     terms: dict[str, Tensor]
     weight: Tensor
+    own_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def total(self) -> Tensor:
-        """The scalar to back-propagate: the sum of all terms."""
+        """The sum of all terms, undivided."""
         return torch.stack(list(self.terms.values())).sum()
+
+    def weight_of(self, name: str) -> Tensor:
+        """The divisor of a term."""
+        return self.own_weights.get(name, self.weight)
 
 
 def as_losses(losses: "dict[str, Tensor] | Losses", num_images: int) -> Losses:
@@ -40,11 +48,14 @@ def as_losses(losses: "dict[str, Tensor] | Losses", num_images: int) -> Losses:
 _GAIN_BOX, _GAIN_CLASS, _GAIN_DISTANCE = 7.5, 0.5, 1.5
 
 
-def aligned_losses(prediction: Prediction, targets: list[dict[str, Tensor]]) -> Losses:
+def aligned_losses(
+    prediction: Prediction, targets: list[dict[str, Tensor]], num_candidates: int = 10
+) -> Losses:
     """CIoU, class and distance losses under task-aligned assignment, as sums; the weight is the sum
     of target scores.
 
-    targets: one dict an image with "boxes" (N, 4) in input pixels and "labels" (N). Box and
+    targets: one dict an image with "boxes" (N, 4) in input pixels and "labels" (N);
+    num_candidates: points that answer for an object, ten in YOLOv8 (TOOD itself takes 13). Box and
     distance terms are weighted by the target score of their point (Feng et al. 2021, equation 6 and
     7). Every term is connected to the prediction even without an object, so that the backward pass
     is the same on every rank.
@@ -64,6 +75,7 @@ def aligned_losses(prediction: Prediction, targets: list[dict[str, Tensor]]) -> 
         true_boxes,
         true_labels,
         is_real,
+        num_candidates,
     )
 
     class_loss = F.binary_cross_entropy_with_logits(logits, assigned.scores, reduction="sum")

@@ -1,108 +1,45 @@
-"""YOLOv8: CSP backbone, PAN neck, anchor-free decoupled head, in five sizes (Jocher et al.
-2023)."""
+"""YOLOv8: C2f blocks, anchor-free decoupled head (Jocher et al. 2023)."""
 
-from typing import NamedTuple
+import itertools
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from hvd_yolo.models.blocks import SPPF, C2f, ConvNormAct
-from hvd_yolo.models.heads import DetectHead, Prediction, select
-from hvd_yolo.models.losses import Losses, aligned_losses
+from hvd_yolo.models.blocks import C2, SPPF, C2f, ConvNormAct
+from hvd_yolo.models.heads import DetectHead
+from hvd_yolo.models.pyramid import YOLO, Backbone, PathAggregation, Size
 
-
-class Size(NamedTuple):
-    """Multipliers of block depths and channel widths, and the channel count that widths start from
-    at most."""
-
-    depth: float
-    width: float
-    max_channels: int
-
-
+# yolov8n-p6 and its like have a fourth level of stride 64, for images of 1280 pixels.
 SIZES = {
-    "yolov8n": Size(0.33, 0.25, 1024),
-    "yolov8s": Size(0.33, 0.50, 1024),
-    "yolov8m": Size(0.67, 0.75, 768),
-    "yolov8l": Size(1.00, 1.00, 512),
-    "yolov8x": Size(1.00, 1.25, 512),
+    f"yolov8{letter}{levels}": size
+    for levels in ("", "-p6")
+    for letter, size in {
+        "n": Size(0.33, 0.25, 1024),
+        "s": Size(0.33, 0.50, 1024),
+        "m": Size(0.67, 0.75, 768),
+        "l": Size(1.00, 1.00, 512),
+        "x": Size(1.00, 1.25, 512),
+    }.items()
 }
 
 
-class YOLOv8(nn.Module):
-    """A Detector. Input sides must be multiples of 32; conf, iou and max_detections rule its
-    evaluation mode."""
-
-    def __init__(
-        self, size: Size, num_classes: int, conf: float, iou: float, max_detections: int
-    ) -> None:
-        super().__init__()
-        self.conf, self.iou, self.max_detections = conf, iou, max_detections
-        c1, c2, c3, c4, c5 = (_width(c, size) for c in (64, 128, 256, 512, 1024))
-        three, six = max(round(3 * size.depth), 1), max(round(6 * size.depth), 1)
-
-        self.stem = nn.Sequential(
-            ConvNormAct(3, c1, 3, 2), ConvNormAct(c1, c2, 3, 2), C2f(c2, c2, three, True)
-        )
-        self.stage3 = nn.Sequential(ConvNormAct(c2, c3, 3, 2), C2f(c3, c3, six, True))
-        self.stage4 = nn.Sequential(ConvNormAct(c3, c4, 3, 2), C2f(c4, c4, six, True))
-        self.stage5 = nn.Sequential(
-            ConvNormAct(c4, c5, 3, 2), C2f(c5, c5, three, True), SPPF(c5, c5)
-        )
-        self.top_down4 = C2f(c4 + c5, c4, three, False)
-        self.top_down3 = C2f(c3 + c4, c3, three, False)
-        self.down3 = ConvNormAct(c3, c3, 3, 2)
-        self.bottom_up4 = C2f(c3 + c4, c4, three, False)
-        self.down4 = ConvNormAct(c4, c4, 3, 2)
-        self.bottom_up5 = C2f(c4 + c5, c5, three, False)
-        self.head = DetectHead(num_classes, [c3, c4, c5], [8, 16, 32])
-
-    def forward(
-        self, images: Tensor, targets: list[dict[str, Tensor]] | None = None
-    ) -> Losses | list[dict[str, Tensor]]:
-        """Losses in training (targets needed), detections in evaluation; see Detector."""
-        prediction = self.predict(images)
-        if self.training:
-            return aligned_losses(prediction, targets)
-        return select(prediction, self.conf, self.iou, self.max_detections)
-
-    def detect_and_score(
-        self, images: Tensor, targets: list[dict[str, Tensor]]
-    ) -> tuple[list[dict[str, Tensor]], Losses]:
-        """Detections and losses from one forward pass; see ScoredDetector."""
-        prediction = self.predict(images)
-        detections = select(prediction, self.conf, self.iou, self.max_detections)
-        return detections, aligned_losses(prediction, targets)
-
-    def predict(self, images: Tensor) -> Prediction:
-        """What the head says of images (B, 3, H, W) in 0..1."""
-        p3 = self.stage3(self.stem(images))
-        p4 = self.stage4(p3)
-        p5 = self.stage5(p4)
-        n4 = self.top_down4(torch.cat((_double(p5), p4), dim=1))
-        n3 = self.top_down3(torch.cat((_double(n4), p3), dim=1))
-        m4 = self.bottom_up4(torch.cat((self.down3(n3), n4), dim=1))
-        m5 = self.bottom_up5(torch.cat((self.down4(m4), p5), dim=1))
-        return self.head([n3, m4, m5])
-
-
-def build(
-    name: str,
-    num_classes: int,
-    conf: float = 0.001,
-    iou: float = 0.7,
-    max_detections: int = 300,
-) -> YOLOv8:
+def build(name: str, num_classes: int) -> YOLO:
     """The size `name` of SIZES with fresh weights from torch's random state."""
-    return YOLOv8(SIZES[name], num_classes, conf, iou, max_detections)
+    size, has_p6 = SIZES[name], name.endswith("-p6")
+    c1, c2, *levels = size.channels(64, 128, 256, 512, *([768] if has_p6 else []), 1024)
+    depths = [size.repeats(count) for count in (3, 6, 6, *([3] if has_p6 else []), 3)]
+    stages = [nn.Sequential(ConvNormAct(3, c1, 3, 2))]
+    for c_in, c_out, depth in zip([c1, c2, *levels], [c2, *levels], depths, strict=False):
+        block = C2f(c_out, c_out, depth, True)
+        stages.append(nn.Sequential(ConvNormAct(c_in, c_out, 3, 2), block))
+    stages[-1].append(SPPF(levels[-1], levels[-1]))
 
-
-def _width(channels: int, size: Size) -> int:
-    """Channels of a layer, a multiple of 8."""
-    scaled = min(channels, size.max_channels) * size.width
-    return int(-(-scaled // 8) * 8)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    fuse, three = (C2 if has_p6 else C2f), size.repeats(3)
+    pairs = list(itertools.pairwise(levels))
+    neck = PathAggregation(
+        reduces=[nn.Identity() for _ in pairs],
+        top_down=[fuse(fine + coarse, fine, three, False) for fine, coarse in reversed(pairs)],
+        downs=[ConvNormAct(fine, fine, 3, 2) for fine, _ in pairs],
+        bottom_up=[fuse(fine + coarse, coarse, three, False) for fine, coarse in pairs],
+    )
+    strides = [8, 16, 32, 64][: len(levels)]
+    return YOLO(Backbone(stages, len(levels)), neck, DetectHead(num_classes, levels, strides))

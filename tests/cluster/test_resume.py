@@ -117,6 +117,23 @@ def test_resume_is_bitwise(undisturbed, tmp_path, moment, step, delay):
 
 
 @needs_mpi
+@pytest.mark.parametrize("name", ["yolov5n", "yolov10n", "yolo11n", "yolox-nano"])
+def test_resume_is_bitwise_for_every_family(tmp_path, name):
+    options = (*OPTIONS, "--model", name, "--max_updates", "8", "--eval.every", "0")
+    train(2, tmp_path / "undisturbed", *options)
+    folder = tmp_path / "killed"
+    kill_when(folder, start(folder, 2, *options), trained_to(5))
+    train(2, folder, *options)
+    assert without_times(folder) == without_times(tmp_path / "undisturbed")
+    found, expected = (
+        checkpoint.load(tmp_path / run / "checkpoints" / "last.pt")["training"]
+        for run in ("killed", "undisturbed")
+    )
+    compare(found, expected)
+    assert found["updates"] == 8
+
+
+@needs_mpi
 @pytest.mark.parametrize("size", [1, 3])
 def test_resume_on_another_number_of_ranks_sees_the_same_images(undisturbed, tmp_path, size):
     program = ["-m", "tests.cluster.programs.log_images"]

@@ -1,0 +1,158 @@
+"""The anchor-based head of YOLOv5 and its loss."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hvd_yolo import boxes as box_ops
+from hvd_yolo.models import selection
+from hvd_yolo.models.assigners import match_anchors, stack_targets
+from hvd_yolo.models.distances import grid_points
+from hvd_yolo.models.losses import Losses
+
+# An anchor answers for an object when neither side is more than four times the other's.
+MAX_RATIO = 4.0
+# Gains of YOLOv5 at 640 pixels, 80 classes and three levels, and the shares of the levels in the
+# objectness.
+_GAIN_BOX, _GAIN_OBJECT, _GAIN_CLASS = 0.05, 1.0, 0.5
+_LEVEL_SHARES = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+
+
+class AnchorPrediction(NamedTuple):
+    """What the head says: of each level the raw outputs (B, N, H, W, 5 + K) of N anchors, x, y, w,
+    h, objectness and classes before the sigmoid; anchors (L, N, 2): widths and heights in pixels;
+    strides: pixels of a cell."""
+
+    levels: list[Tensor]
+    anchors: Tensor
+    strides: list[int]
+
+    def boxes(self) -> Tensor:
+        """Boxes (B, A, 4) xyxy in input pixels, of all anchors of all cells of all levels."""
+        found = []
+        for raw, anchors, stride in zip(self.levels, self.anchors, self.strides, strict=True):
+            points = grid_points(*raw.shape[2:4], like=raw).view(*raw.shape[2:4], 2)
+            boxes = decode(raw[..., :4], points, anchors[:, None, None], stride)
+            found.append(boxes.flatten(1, 3))
+        return torch.cat(found, dim=1)
+
+    def scores(self) -> Tensor:
+        """(B, A, K): objectness times class probability."""
+        raw = torch.cat([level.flatten(1, 3) for level in self.levels], dim=1)
+        return raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
+
+
+class AnchorHead(nn.Module):
+    """One 1x1 convolution a level. The anchors are part of the state, and can be fitted to the
+    data: see data_sizes."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: list[int],
+        strides: list[int],
+        anchors: tuple[tuple[tuple[int, int], ...], ...],
+    ) -> None:
+        super().__init__()
+        self.strides = strides
+        self.num_classes = num_classes
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32))
+        num_anchors = self.anchors.shape[1]
+        self.m = nn.ModuleList(nn.Conv2d(c, num_anchors * (5 + num_classes), 1) for c in channels)
+        self._init_biases()
+
+    @torch.no_grad()
+    def _init_biases(self) -> None:
+        """Starts from eight objects an image of 640 pixels, and classes of the probability 0.6 / K
+        (Lin et al. 2017, Focal Loss, section 4.1)."""
+        for conv, stride in zip(self.m, self.strides, strict=True):
+            bias = conv.bias.view(self.anchors.shape[1], -1)
+            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+            bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99999))
+
+    def forward(self, features: list[Tensor]) -> AnchorPrediction:
+        """From one feature map (B, C, H, W) a level."""
+        num_anchors = self.anchors.shape[1]
+        levels = [
+            conv(x).unflatten(1, (num_anchors, -1)).permute(0, 1, 3, 4, 2)
+            for conv, x in zip(self.m, features, strict=True)
+        ]
+        return AnchorPrediction(levels, self.anchors, self.strides)
+
+    def losses(self, prediction: AnchorPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+        """The losses of YOLOv5; see anchor_losses."""
+        return anchor_losses(prediction, targets)
+
+    def select(
+        self, prediction: AnchorPrediction, conf: float, iou: float, max_detections: int
+    ) -> list[dict[str, Tensor]]:
+        """Detections after suppression; see selection.suppress."""
+        boxes, scores = prediction.boxes(), prediction.scores()
+        return selection.suppress(boxes, scores, conf, iou, max_detections)
+
+
+def decode(raw: Tensor, points: Tensor, anchors: Tensor, stride: int) -> Tensor:
+    """Boxes (..., 4) xyxy in pixels from raw (..., 4), cell centres (..., 2) in strides and anchors
+    (..., 2) in pixels.
+
+    The centre lies up to one stride around that of the cell, the sides are up to four times those
+    of the anchor.
+    """
+    share = raw.sigmoid()
+    centres = (share[..., :2] * 2 - 1 + points) * stride
+    halves = (share[..., 2:] * 2).square() * anchors / 2
+    return torch.cat((centres - halves, centres + halves), dim=-1)
+
+
+def anchor_losses(prediction: AnchorPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+    """CIoU and class losses as sums over the matched anchors, divided by their number, and
+    objectness as a sum over images of means over the cells, divided by the number of images.
+
+    YOLOv5 takes the mean over the matches of each level and adds the levels up; here the levels
+    share one mean. targets as in aligned_losses.
+    """
+    dtype = torch.float64 if prediction.levels[0].dtype == torch.float64 else torch.float32
+    num_levels, device = len(prediction.levels), prediction.levels[0].device
+    num_classes = prediction.levels[0].shape[-1] - 5
+    objects = stack_targets(targets, dtype, device)
+    box_loss, object_loss, class_loss = torch.zeros(3, dtype=dtype, device=device)
+    num_matches = pixels = 0
+    for level, anchors, stride, share in zip(
+        prediction.levels,
+        prediction.anchors.to(dtype),
+        prediction.strides,
+        _LEVEL_SHARES[num_levels],
+        strict=True,
+    ):
+        raw = level.to(dtype)
+        found = match_anchors(objects, anchors / stride, *raw.shape[2:4], stride, MAX_RATIO)
+        chosen = raw[found.image, found.anchor, found.y, found.x]
+        points = torch.stack((found.x, found.y), dim=-1) + 0.5
+        boxes = decode(chosen[:, :4], points, anchors[found.anchor], stride)
+        overlaps = box_ops.complete_iou(boxes, found.boxes)
+        box_loss = box_loss + (1 - overlaps).sum()
+        # The mean over the classes.
+        one_hot = F.one_hot(found.labels, num_classes).to(dtype)
+        bce = F.binary_cross_entropy_with_logits(chosen[:, 5:], one_hot, reduction="sum")
+        class_loss = class_loss + bce / num_classes
+
+        # Two objects may claim one anchor: the better overlap is its target, whatever their order.
+        quality = raw.new_zeros(raw.shape[:4])
+        place = (found.image, found.anchor, found.y, found.x)
+        place = sum(i * step for i, step in zip(place, quality.stride(), strict=True))
+        quality.view(-1).scatter_reduce_(0, place, overlaps.detach().clamp(min=0), "amax")
+        bce = F.binary_cross_entropy_with_logits(raw[..., 4], quality, reduction="sum")
+        object_loss = object_loss + share * bce / math.prod(quality.shape[1:])
+        num_matches += len(chosen)
+        pixels = max(pixels, raw.shape[2] * raw.shape[3] * stride**2)
+    matches = torch.tensor(float(num_matches), dtype=dtype, device=device)
+    terms = {
+        "box": _GAIN_BOX * 3 * box_loss,
+        "obj": _GAIN_OBJECT * 3 / num_levels * pixels / 640**2 * object_loss,
+        "cls": _GAIN_CLASS * 3 * num_classes / 80 * class_loss,
+    }
+    images = torch.tensor(float(len(targets)), dtype=dtype, device=device)
+    return Losses(terms, images, {"box": matches, "cls": matches})
