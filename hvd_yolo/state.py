@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from hvd_yolo.comm import Comm, broadcast_bytes
 from hvd_yolo.config import Config
-from hvd_yolo.models import build_model
+from hvd_yolo.errors import InputError
+from hvd_yolo.models import YOLO, build_model
+from hvd_yolo.models.freezing import freeze
 from hvd_yolo.optim import Ema, build_optimizer
 
 
@@ -74,6 +76,14 @@ def new_state(config: Config, num_classes: int, device: torch.device) -> TrainSt
         conf=limits.conf, iou=limits.iou, max_detections=limits.max_detections,
     )  # fmt: skip
     model.to(device, getattr(torch, config.train.dtype)).train()
+    freeze(model, config.train.freeze)
+    if config.train.checkpoint_activations:
+        if not isinstance(model, YOLO):
+            raise InputError(
+                f"train.checkpoint_activations: {config.model} is no built-in model; let it use "
+                "torch.utils.checkpoint itself"
+            )
+        model.recompute_activations()
     return TrainState(
         model=model,
         ema=Ema(model, config.optim.ema_decay, config.optim.ema_tau),

@@ -12,6 +12,7 @@ from hvd_yolo.comm import Comm, batch_norm, gather_json, log
 from hvd_yolo.config import Config
 from hvd_yolo.data.loader import Batch
 from hvd_yolo.errors import InputError
+from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import Losses, as_losses
 from hvd_yolo.pace import Pace
 from hvd_yolo.state import TrainState
@@ -44,6 +45,7 @@ class Step:
             batch_norm.convert(state.model, self._comm)
         if train.freeze_bn:
             batch_norm.freeze(state.model)
+        keep_frozen_statistics(state.model)
         state.optimizer = self._comm.distribute(
             state.optimizer, state.model, self._pace.dealing.passes, self._config.comm.groups
         )

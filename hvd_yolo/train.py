@@ -20,6 +20,8 @@ from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.loader import Batch, TrainingItems, evaluation_batches, training_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation, evaluate
+from hvd_yolo.models import YOLO
+from hvd_yolo.models.trial import try_detector
 from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.report import Report, environment
 from hvd_yolo.state import TrainState, new_state, share_state
@@ -111,6 +113,8 @@ def main(argv: Sequence[str]) -> None:
         if val_set and val_set.names != train_set.names:
             raise InputError(different_names("the val split", val_set.names, train_set.names))
         state = new_state(config, len(train_set.names), comm.device)
+        if not isinstance(state.model, YOLO):
+            try_detector(state.model, config.model, len(train_set.names), config.imgsz)
         metrics_bytes = _restore(state, config, is_resumed) if comm.is_main else 0
         if comm.is_main:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)

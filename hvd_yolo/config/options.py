@@ -108,6 +108,10 @@ class TrainConfig:
         amp: forward and backward in none (float32), bf16 or fp16 (with loss scaling).
         sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
+        freeze: layers that are not trained, their names or the beginnings of these, comma
+            separated, as backbone. or backbone.stages.0,backbone.stages.1.
+        checkpoint_activations: compute activations again in the backward pass in place of keeping
+            them, for large images (built-in models).
         channels_last: NHWC weights and images, the faster layout on CPUs and on tensor cores.
         dtype: float32, or float64 to compare runs to the last digit.
     """
@@ -116,6 +120,8 @@ class TrainConfig:
     amp: Literal["none", "bf16", "fp16"] = "none"
     sync_bn: bool = False
     freeze_bn: bool = False
+    freeze: str = ""
+    checkpoint_activations: bool = False
     channels_last: bool = True
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -220,9 +226,10 @@ class Config:
     """Train a detector on any number of ranks.
 
     Args:
-        model: built-in model (yolov8n, s, m, l, x), or package.module:callable that takes
-            num_classes.
-        weights: checkpoint to start from; classes may differ, layers that fit are taken.
+        model: built-in model (yolov8n, yolo11s, yolov5m, yolov10b, yolox-l, ...), torchvision:NAME,
+            ultralytics:NAME.yaml, or package.module:callable that takes num_classes.
+        weights: file to start from: a checkpoint of ours, of Ultralytics, YOLOv5 or YOLOX, or
+            safetensors; classes may differ, layers that fit are taken.
         data: shapes (drawn, needs no files), an Ultralytics data.yaml, a COCO folder or a Pascal
             VOC folder.
         imgsz: side of the square model input, pixels.

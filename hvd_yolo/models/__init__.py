@@ -6,10 +6,12 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from hvd_yolo.errors import InputError
-from hvd_yolo.models import yolo11, yolov5, yolov8, yolov10, yolox
+from hvd_yolo.models import adapters, yolo11, yolov5, yolov8, yolov10, yolox
+from hvd_yolo.models.adapters import LabelsFromOne
 from hvd_yolo.models.losses import Losses
+from hvd_yolo.models.pyramid import YOLO
 
-__all__ = ["Detector", "Losses", "ScoredDetector", "build_model"]
+__all__ = ["YOLO", "Detector", "LabelsFromOne", "Losses", "ScoredDetector", "build_model"]
 
 Targets = list[dict[str, Tensor]]
 Detections = list[dict[str, Tensor]]
@@ -51,14 +53,17 @@ def build_model(
     iou: float = 0.7,
     max_detections: int = 300,
 ) -> nn.Module:
-    """A detector with fresh weights: `yolov8n`, or `package.module:callable` called with
-    num_classes=.
+    """A detector with fresh weights: `yolov8n`, `torchvision:fcos_resnet50_fpn`,
+    `ultralytics:yolov8n.yaml`, or `package.module:callable` called with num_classes=.
 
     conf, iou and max_detections rule the evaluation mode of the built-in models: the lowest score,
     the overlap of suppression, the detections an image. Raises InputError when there is no such
     model.
     """
-    if ":" in name:
+    package, separator, rest = name.partition(":")
+    if package in adapters.ADAPTERS:
+        return adapters.ADAPTERS[package](rest, num_classes, conf, iou, max_detections)
+    if separator:
         return _plug_in(name, num_classes)
     for family in _FAMILIES:
         if name in family.SIZES:
@@ -67,8 +72,8 @@ def build_model(
             return model
     known = ", ".join(name for family in _FAMILIES for name in family.SIZES)
     raise InputError(
-        f"model {name}: there is none of that name; built in are {known}, and any "
-        "package.module:callable"
+        f"model {name}: there is none of that name; built in are {known}; torchvision:NAME, "
+        "ultralytics:NAME.yaml and any package.module:callable are taken as well"
     )
 
 
@@ -78,4 +83,12 @@ def _plug_in(name: str, num_classes: int) -> nn.Module:
         builder = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"model {name}: {error}; expected package.module:callable") from error
-    return builder(num_classes=num_classes)
+    try:
+        model = builder(num_classes=num_classes)
+    except TypeError as error:
+        raise InputError(
+            f"model {name}: {error}; the callable must take num_classes and give the model"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {name}: gave {type(model).__name__}, expected a torch.nn.Module")
+    return model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hvd_yolo.models.losses import Losses
+from hvd_yolo.models.recompute import run
 
 Targets = list[dict[str, Tensor]]
 Detections = list[dict[str, Tensor]]
@@ -39,12 +40,13 @@ class Backbone(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.num_levels = num_levels
+        self.is_recomputed = False
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps from the finest to the coarsest."""
         features = [images]
         for stage in self.stages:
-            features.append(stage(features[-1]))
+            features.append(run(stage, features[-1], self.is_recomputed))
         return features[-self.num_levels :]
 
 
@@ -68,6 +70,7 @@ class PathAggregation(nn.Module):
         self.top_down = nn.ModuleList(top_down)
         self.downs = nn.ModuleList(downs)
         self.bottom_up = nn.ModuleList(bottom_up)
+        self.is_recomputed = False
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """One map a level, as many and of the sizes of the features, from fine to coarse."""
@@ -76,12 +79,13 @@ class PathAggregation(nn.Module):
         for reduce, block, skip in zip(self.reduces, self.top_down, reversed(finer), strict=True):
             laterals.append(reduce(x))
             doubled = F.interpolate(laterals[-1], scale_factor=2.0, mode="nearest")
-            x = block(torch.cat((doubled, skip), dim=1))
+            x = run(block, torch.cat((doubled, skip), dim=1), self.is_recomputed)
         fused = [x]
         for down, block, lateral in zip(
             self.downs, self.bottom_up, reversed(laterals), strict=True
         ):
-            fused.append(block(torch.cat((down(fused[-1]), lateral), dim=1)))
+            joined = torch.cat((down(fused[-1]), lateral), dim=1)
+            fused.append(run(block, joined, self.is_recomputed))
         return fused
 
 
@@ -121,6 +125,11 @@ class YOLO(nn.Module):
         if self.training:
             return self.head.losses(prediction, targets)
         return self.head.select(prediction, self.conf, self.iou, self.max_detections)
+
+    def recompute_activations(self) -> None:
+        """From now on the activations inside blocks are computed again in the backward pass: about
+        a third more time, a fraction of the memory (Chen et al. 2016)."""
+        self.backbone.is_recomputed = self.neck.is_recomputed = True
 
     def detect_and_score(self, images: Tensor, targets: Targets) -> tuple[Detections, Losses]:
         """Detections and losses from one forward pass; see ScoredDetector."""

@@ -28,6 +28,11 @@ class PlainDetector(nn.Module):
                 [t["labels"][0] if len(t["labels"]) else t["labels"].new_zeros(()) for t in targets]
             )
             return {"box": F.l1_loss(boxes, wanted), "label": F.cross_entropy(logits, labels)}
+        corners = (
+            torch.minimum(boxes[:, :2], boxes[:, 2:]),
+            torch.maximum(boxes[:, :2], boxes[:, 2:]),
+        )
+        boxes = torch.cat(corners, dim=1)
         return [
             {"boxes": b[None], "scores": p.max()[None], "labels": p.argmax()[None]}
             for b, p in zip(boxes, logits.softmax(1), strict=True)

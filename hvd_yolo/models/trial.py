@@ -1,0 +1,110 @@
+"""One batch each way through a detector that is not ours, before hours of training rest on it."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hvd_yolo.errors import InputError
+from hvd_yolo.models.losses import Losses
+
+
+def try_detector(model: nn.Module, name: str, num_classes: int, size: int) -> None:
+    """Raises InputError naming what is wrong with the losses or the detections; see Detector.
+
+    `model` itself stays as it is, and torch's random state too; size: side of the images in pixels.
+    """
+    trial = copy.deepcopy(model)
+    parameter = next(model.parameters())
+    devices = [parameter.device] if parameter.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        images = torch.rand(2, 3, size, size, dtype=parameter.dtype, device=parameter.device)
+        boxes = images.new_tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.5]]) * size
+        labels = torch.tensor([0, num_classes - 1], device=parameter.device)
+        targets = [
+            {"boxes": boxes, "labels": labels},
+            {"boxes": boxes[:0], "labels": labels[:0]},
+        ]
+        trial.train()
+        _check_losses(_call(trial, name, "training", images, targets), name)
+        trial.eval()
+        with torch.no_grad():
+            found = _call(trial, name, "evaluation", images)
+    _check_detections(found, name, num_classes, size)
+
+
+def _call(model: nn.Module, name: str, mode: str, *arguments: object) -> Any:  # noqa: ANN401
+    try:
+        return model(*arguments)
+    # Whatever a foreign detector raises is the fault to tell.
+    except Exception as error:
+        raise InputError(
+            f"model {name}: fails in {mode} mode on two images with labels 0 to the last and an "
+            f"image without objects: {type(error).__name__}: {error}. A detector that counts its "
+            "labels from 1 belongs into hvd_yolo.models.LabelsFromOne"
+        ) from error
+
+
+def _check_losses(found: object, name: str) -> None:
+    terms = found.terms if isinstance(found, Losses) else found
+    if not isinstance(terms, dict) or not terms:
+        raise InputError(
+            f"model {name}: in training mode it gives {_kind(found)}, expected a dict of losses"
+        )
+    for key, value in terms.items():
+        told = f"model {name}: its loss {key!r}"
+        if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else _kind(value)
+            raise InputError(f"{told} is {shape}, expected a scalar tensor")
+        if not value.isfinite():
+            raise InputError(f"{told} is {value.item()} on two random images")
+    if not any(value.requires_grad for value in terms.values()):
+        raise InputError(f"model {name}: no loss depends on its parameters")
+
+
+def _check_detections(found: object, name: str, num_classes: int, size: int) -> None:
+    if not isinstance(found, list) or len(found) != 2:
+        raise InputError(
+            f"model {name}: in evaluation mode it gives {_kind(found)}, expected a list with one "
+            "dict an image"
+        )
+    for detections in found:
+        if not isinstance(detections, dict) or not {"boxes", "scores", "labels"} <= set(detections):
+            raise InputError(
+                f"model {name}: its detections are {_kind(detections)}, expected a dict with "
+                "boxes, scores and labels"
+            )
+        boxes, labels = detections["boxes"], detections["labels"]
+        count = len(boxes)
+        shapes = [tuple(detections[key].shape) for key in ("boxes", "scores", "labels")]
+        if shapes != [(count, 4), (count,), (count,)]:
+            raise InputError(
+                f"model {name}: boxes, scores and labels have the shapes {shapes}, expected "
+                "(M, 4), (M), (M)"
+            )
+        if count and not ((labels >= 0) & (labels < num_classes)).all():
+            raise InputError(
+                f"model {name}: it gives labels {int(labels.min())} to {int(labels.max())}, "
+                f"expected 0 to {num_classes - 1}; one that counts from 1 belongs into "
+                "hvd_yolo.models.LabelsFromOne"
+            )
+        if count and bool((boxes[:, 2:] < boxes[:, :2]).any()):
+            raise InputError(
+                f"model {name}: some boxes have their right lower corner left of or above the "
+                "other, as x, y, width, height would; expected x1, y1, x2, y2 in pixels"
+            )
+        if count and float(boxes.abs().max()) <= 1.5 < size:
+            raise InputError(
+                f"model {name}: all boxes lie within 0 to 1, expected x1, y1, x2, y2 in pixels of "
+                f"the {size} x {size} input"
+            )
+
+
+def _kind(found: object) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor {tuple(found.shape)}"
+    if isinstance(found, list | tuple | dict):
+        return f"a {type(found).__name__} of {len(found)}"
+    return f"a {type(found).__name__}"
