@@ -12,6 +12,7 @@ EXTRAS = {
     "wandb": ["wandb"],
     "tune": ["optuna"],
     "export": ["onnx", "onnxruntime", "openvino"],
+    "ensemble": ["ensemble-boxes"],
     "plots": ["matplotlib"],
     "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9", "faster-coco-eval>=1.6"],
 }

@@ -1,12 +1,20 @@
 """How every verb ends: its exit code, and one voice for an error that all ranks have."""
 
+import itertools
 import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hvd_yolo.comm import launch
 from hvd_yolo.errors import InputError
+
+
+def next_free(stem: str) -> Path:
+    """runs/STEM, or the first of runs/STEM2, runs/STEM3, ... that is not there yet."""
+    names = (f"{stem}{number}" if number > 1 else stem for number in itertools.count(1))
+    return next(Path("runs", name) for name in names if not Path("runs", name).exists())
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -76,6 +76,11 @@ def new_state(config: Config, num_classes: int, device: torch.device) -> TrainSt
         conf=limits.conf, iou=limits.iou, max_detections=limits.max_detections,
     )  # fmt: skip
     model.to(device, getattr(torch, config.train.dtype)).train()
+    if isinstance(model, YOLO) and config.imgsz % max(model.head.strides):
+        raise InputError(
+            f"imgsz is {config.imgsz}, for {config.model} it must be a multiple of "
+            f"{max(model.head.strides)}, its largest stride"
+        )
     freeze(model, config.train.freeze)
     if config.train.checkpoint_activations:
         if not isinstance(model, YOLO):

@@ -3,12 +3,12 @@
 horovodrun -np 16 -H node1:8,node2:8 python -m hvd_yolo.train --data coco.yaml --model yolov8s
 """
 
-import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,11 +16,12 @@ from hvd_yolo import checkpoint, cli
 from hvd_yolo.comm import Comm, agree, batch_norm, broadcast_bytes, connect, launch
 from hvd_yolo.config import Config, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
-from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.dataset import Dataset, object_sizes
 from hvd_yolo.data.loader import Batch, TrainingItems, evaluation_batches, training_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.models import YOLO
+from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.trial import try_detector
 from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.report import Report, environment
@@ -116,6 +117,9 @@ def main(argv: Sequence[str]) -> None:
         if not isinstance(state.model, YOLO):
             try_detector(state.model, config.model, len(train_set.names), config.imgsz)
         metrics_bytes = _restore(state, config, is_resumed) if comm.is_main else 0
+    if config.train.autoanchor and not is_resumed:
+        _fit_anchors(state, config, comm, train_set)
+    with agree(comm):
         if comm.is_main:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             checkpoint.save_text(folder / "config.yaml", to_yaml(config))
@@ -165,7 +169,7 @@ def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
     """The config of rank 0 with its output folder, and whether a run goes on there; on all
     ranks."""
     if comm.is_main and not config.output:
-        config.output = str(_next_free(Path("runs"), "exp"))
+        config.output = str(cli.next_free("exp"))
     said = json.dumps({"config": to_yaml(config), "is_resumed": bool(config.resume)})
     heard = json.loads(broadcast_bytes(comm, said.encode()))
     return from_yaml(heard["config"]), heard["is_resumed"]
@@ -183,6 +187,20 @@ def _restore(state: TrainState, config: Config, is_resumed: bool) -> int:
         state.ema.module.load_state_dict(state.model.state_dict())
         logger.info("weights %s: %s", config.weights, taken)
     return 0
+
+
+def _fit_anchors(state: TrainState, config: Config, comm: Comm, train_set: Dataset) -> None:
+    """Each rank reads its share of up to 2,000 images; all come to the same anchors, whatever their
+    number."""
+    if not has_anchors(state.model):
+        return
+    chosen = range(0, len(train_set), -(-len(train_set) // 2000))
+    sizes = object_sizes(train_set, chosen[comm.rank :: comm.size], config.imgsz)
+    sizes = torch.cat(comm.gather(torch.from_numpy(sizes))).numpy()
+    sizes = sizes[np.lexsort(sizes.T)]
+    for model in (state.ema.module, state.model):
+        told = fit_anchors(model, sizes, config.seed)
+    logger.info(told)
 
 
 def _banner(
@@ -208,11 +226,6 @@ def _banner(
         f"{', ' + settings if settings else ''}\n"
         f"{pace.banner()}\n{went_on}"
     ).rstrip()
-
-
-def _next_free(parent: Path, stem: str) -> Path:
-    names = (f"{stem}{number}" if number > 1 else stem for number in itertools.count(1))
-    return next(parent / name for name in names if not (parent / name).exists())
 
 
 def _is_due(count: int, every: int) -> bool:

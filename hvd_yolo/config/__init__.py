@@ -6,7 +6,6 @@ from hvd_yolo.config.options import (
     CommConfig,
     Config,
     EvalConfig,
-    EvaluateConfig,
     LoaderConfig,
     OptimConfig,
     ReportConfig,
@@ -21,6 +20,13 @@ from hvd_yolo.config.parsing import (
     parse_train,
     to_yaml,
 )
+from hvd_yolo.config.verbs import (
+    EvaluateConfig,
+    ExportConfig,
+    FuseConfig,
+    PredictConfig,
+    SoupConfig,
+)
 
 __all__ = [
     "AugmentConfig",
@@ -29,9 +35,13 @@ __all__ = [
     "Config",
     "EvalConfig",
     "EvaluateConfig",
+    "ExportConfig",
+    "FuseConfig",
     "LoaderConfig",
     "OptimConfig",
+    "PredictConfig",
     "ReportConfig",
+    "SoupConfig",
     "TrainConfig",
     "check_values",
     "flatten",

@@ -110,6 +110,7 @@ class TrainConfig:
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
         freeze: layers that are not trained, their names or the beginnings of these, comma
             separated, as backbone. or backbone.stages.0,backbone.stages.1.
+        autoanchor: fit the anchors of a YOLOv5 to the objects when they do not match.
         checkpoint_activations: compute activations again in the backward pass in place of keeping
             them, for large images (built-in models).
         channels_last: NHWC weights and images, the faster layout on CPUs and on tensor cores.
@@ -121,6 +122,7 @@ class TrainConfig:
     sync_bn: bool = False
     freeze_bn: bool = False
     freeze: str = ""
+    autoanchor: bool = True
     checkpoint_activations: bool = False
     channels_last: bool = True
     dtype: Literal["float32", "float64"] = "float32"
@@ -190,35 +192,6 @@ class ReportConfig:
     """
 
     every: int = 10
-
-
-@dataclass
-class EvaluateConfig:
-    """Score a checkpoint on one split of a data set, on any number of ranks.
-
-    Args:
-        weights: checkpoint of a run (best.pt).
-        data: data set, as in training; empty: the one the run was trained on.
-        split: train, val or test.
-        imgsz: side of the square model input, pixels; 0: that of the training.
-        batch_size: images a forward pass.
-        workers: loader processes a rank; -1: from the CPUs there are.
-        device: auto, cpu or cuda.
-        results: file to write the detections to, in COCO's results format.
-        comm: how ranks talk.
-        eval: evaluation.
-    """
-
-    weights: str = ""
-    data: str = ""
-    split: str = "val"
-    imgsz: int = 0
-    batch_size: int = 16
-    workers: int = -1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    results: str = ""
-    comm: CommConfig = field(default_factory=CommConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jsonargparse
 import yaml
 
-from hvd_yolo.config.options import Config, EvaluateConfig
+from hvd_yolo.config.options import Config
 from hvd_yolo.errors import InputError
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def from_yaml(text: str) -> Config:
     return _instantiate(Config, _TRAIN, lambda parser: parser.parse_string(text))
 
 
-def flatten(config: Config | EvaluateConfig) -> dict[str, Any]:
+def flatten(config: object) -> dict[str, Any]:
     """`{"optim.lr": 0.001, ...}`: every option by its full key."""
     flat = {}
     for key, value in dataclasses.asdict(config).items():
@@ -122,7 +122,7 @@ def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
             )
 
 
-def check_values(config: Config | EvaluateConfig) -> None:
+def check_values(config: object) -> None:
     """Raises InputError for a value that its type allows and its meaning does not."""
     flat = flatten(config)
     for key, (least, most) in _RANGES.items():
@@ -130,9 +130,9 @@ def check_values(config: Config | EvaluateConfig) -> None:
         if not least <= value <= most:
             between = f"between {least} and {most}" if most < math.inf else f"at least {least}"
             raise InputError(f"{key} is {value}, it must be {between}")
-    if config.imgsz % 32:
+    if flat["imgsz"] % 32:
         raise InputError(
-            f"imgsz is {config.imgsz}, it must be a multiple of 32, the largest stride"
+            f"imgsz is {flat['imgsz']}, it must be a multiple of 32, the largest stride"
         )
 
 

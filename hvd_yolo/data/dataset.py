@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -73,6 +74,20 @@ def load_sample(dataset: Dataset, index: int) -> Sample:
     boxes = box_ops.clip_boxes(truth.boxes, width, height)
     keep = (boxes[:, 2:] > boxes[:, :2]).all(1) & ~truth.is_crowd
     return Sample(image, boxes[keep], truth.labels[keep], dataset.image_id(index))
+
+
+def object_sizes(dataset: Dataset, indices: Iterable[int], size: int) -> np.ndarray:
+    """(N, 2): widths and heights of the objects of some images, in pixels of an input of size x
+    size; images that cannot be read are left out."""
+    found = [np.zeros((0, 2))]
+    for index in indices:
+        try:
+            sample = load_sample(dataset, index)
+        except UnreadableImage:
+            continue
+        scale = size / max(sample.image.shape[:2])
+        found.append((sample.boxes[:, 2:] - sample.boxes[:, :2]) * scale)
+    return np.concatenate(found)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from hvd_yolo.evaluate.scoring import Table, score
 from hvd_yolo.models import ScoredDetector
 from hvd_yolo.models.losses import Losses, as_losses
 
-__all__ = ["Evaluation", "Table", "evaluate", "results_json", "score"]
+__all__ = ["Evaluation", "Table", "detection_rows", "evaluate", "results_json", "score"]
 
 
 @dataclass
@@ -68,7 +68,7 @@ def evaluate(
         found, batch_losses = _detect(model, batch, comm.device, options.loss)
         losses.add(batch_losses)
         for item, prediction in zip(batch.items, found, strict=True):
-            detections.append(_detection_rows(item, prediction, size))
+            detections.append(detection_rows(item, prediction, size))
             truths.append(_truth_rows(item))
             image_ids.append(item.image_id)
     model.train(was_training)
@@ -149,7 +149,7 @@ class _LossSum:
         return {"val_loss": sum(terms.values()), "val_losses": terms}
 
 
-def _detection_rows(item: Item, prediction: dict[str, Tensor], size: int) -> np.ndarray:
+def detection_rows(item: Item, prediction: dict[str, Tensor], size: int) -> np.ndarray:
     """(M, 7): image id, box in pixels of the file, score, label."""
     boxes = prediction["boxes"].double().cpu().numpy()
     boxes = letterbox(item.width, item.height, size).undo(boxes, item.width, item.height)

@@ -5,15 +5,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hvd_yolo import checkpoint, cli
+from hvd_yolo import cli
 from hvd_yolo.comm import agree, connect, launch
-from hvd_yolo.config import EvaluateConfig, check_values, from_yaml, parse
+from hvd_yolo.config import EvaluateConfig, check_values, parse
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate, results_json
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS
-from hvd_yolo.models import build_model
+from hvd_yolo.models.ensemble import Ensemble
+from hvd_yolo.weights.trained import open_ensemble
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,21 +27,15 @@ def main(argv: Sequence[str]) -> None:
         )
     comm = connect(config.comm.backend, config.device)
     with agree(comm):
-        content = checkpoint.load(Path(config.weights))
-        trained = from_yaml(content["config"])
-        dataset = open_dataset(config.data or trained.data, config.split)
-        if dataset.names != tuple(content["names"]):
-            raise InputError(different_names("the data", dataset.names, tuple(content["names"])))
-        model = build_model(
-            trained.model,
-            len(dataset.names),
-            conf=config.eval.conf,
-            iou=config.eval.iou,
-            max_detections=config.eval.max_detections,
-        )
-        model.load_state_dict(content["weights"])
-    model.to(comm.device).eval()
-    size = config.imgsz or trained.imgsz
+        trained = open_ensemble(config.weights, config.fuse, config.eval)
+        dataset = open_dataset(config.data or trained.config.data, config.split)
+        if dataset.names != trained.names:
+            raise InputError(different_names("the data", dataset.names, trained.names))
+    if isinstance(trained.model, Ensemble):
+        # Fused detections have no loss.
+        config.eval.loss = False
+    model = trained.model.to(comm.device)
+    size = config.imgsz or trained.config.imgsz
     workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
     batches = evaluation_batches(
         dataset, size, config.eval.batch_size or config.batch_size, comm.rank, comm.size, workers

@@ -23,18 +23,21 @@ _LEVEL_SHARES = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 
 class AnchorPrediction(NamedTuple):
     """What the head says: of each level the raw outputs (B, N, H, W, 5 + K) of N anchors, x, y, w,
-    h, objectness and classes before the sigmoid; anchors (L, N, 2): widths and heights in pixels;
+    h, objectness and classes before the sigmoid; points, of each level the centres of the cells
+    (H, W, 2) in strides; anchors (L, N, 2): widths and heights in pixels;
     strides: pixels of a cell."""
 
     levels: list[Tensor]
+    points: list[Tensor]
     anchors: Tensor
     strides: list[int]
 
     def boxes(self) -> Tensor:
         """Boxes (B, A, 4) xyxy in input pixels, of all anchors of all cells of all levels."""
         found = []
-        for raw, anchors, stride in zip(self.levels, self.anchors, self.strides, strict=True):
-            points = grid_points(*raw.shape[2:4], like=raw).view(*raw.shape[2:4], 2)
+        for raw, points, anchors, stride in zip(
+            self.levels, self.points, self.anchors, self.strides, strict=True
+        ):
             boxes = decode(raw[..., :4], points, anchors[:, None, None], stride)
             found.append(boxes.flatten(1, 3))
         return torch.cat(found, dim=1)
@@ -75,23 +78,27 @@ class AnchorHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> AnchorPrediction:
         """From one feature map (B, C, H, W) a level."""
-        num_anchors = self.anchors.shape[1]
-        levels = [
-            conv(x).unflatten(1, (num_anchors, -1)).permute(0, 1, 3, 4, 2)
-            for conv, x in zip(self.m, features, strict=True)
-        ]
-        return AnchorPrediction(levels, self.anchors, self.strides)
+        num_anchors, levels, points = self.anchors.shape[1], [], []
+        for conv, x in zip(self.m, features, strict=True):
+            batch, _, height, width = x.shape
+            raw = conv(x).view(batch, num_anchors, 5 + self.num_classes, height, width)
+            levels.append(raw.permute(0, 1, 3, 4, 2))
+            points.append(grid_points(height, width, like=x).view(height, width, 2))
+        return AnchorPrediction(levels, points, self.anchors, self.strides)
 
     def losses(self, prediction: AnchorPrediction, targets: list[dict[str, Tensor]]) -> Losses:
         """The losses of YOLOv5; see anchor_losses."""
         return anchor_losses(prediction, targets)
 
+    def decode(self, prediction: AnchorPrediction) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
+        return prediction.boxes(), prediction.scores()
+
     def select(
         self, prediction: AnchorPrediction, conf: float, iou: float, max_detections: int
     ) -> list[dict[str, Tensor]]:
         """Detections after suppression; see selection.suppress."""
-        boxes, scores = prediction.boxes(), prediction.scores()
-        return selection.suppress(boxes, scores, conf, iou, max_detections)
+        return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
 
 def decode(raw: Tensor, points: Tensor, anchors: Tensor, stride: int) -> Tensor:

@@ -55,7 +55,7 @@ class DetectHead(nn.Module):
             distances.append(box_tower(x).flatten(2).transpose(1, 2))
             logits.append(class_tower(x).flatten(2).transpose(1, 2))
             points.append(grid_points(*x.shape[2:], like=x))
-            strides.append(points[-1].new_full((len(points[-1]),), stride))
+            strides.append(points[-1].new_full(points[-1].shape[:1], stride))
         sides = torch.cat(distances, dim=1)
         sides = sides.view(*sides.shape[:2], 4, DISTANCE_BINS)
         return Prediction(sides, torch.cat(logits, dim=1), torch.cat(points), torch.cat(strides))
@@ -64,12 +64,15 @@ class DetectHead(nn.Module):
         """CIoU, class and distance losses under task-aligned assignment."""
         return aligned_losses(prediction, targets)
 
+    def decode(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
+        return prediction.boxes(), prediction.logits.sigmoid()
+
     def select(
         self, prediction: Prediction, conf: float, iou: float, max_detections: int
     ) -> list[dict[str, Tensor]]:
         """Detections after suppression; see selection.suppress."""
-        scores = prediction.logits.sigmoid()
-        return selection.suppress(prediction.boxes(), scores, conf, iou, max_detections)
+        return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
 
 class DualPrediction(NamedTuple):
@@ -105,12 +108,15 @@ class DualHead(nn.Module):
         own_weights = {f"one_{name}": one.weight for name in one.terms}
         return Losses(terms, many.weight, own_weights)
 
+    def decode(self, prediction: DualPrediction) -> tuple[Tensor, Tensor]:
+        """Of the one-to-one head: boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
+        return self.one.decode(prediction.one)
+
     def select(
         self, prediction: DualPrediction, conf: float, iou: float, max_detections: int
     ) -> list[dict[str, Tensor]]:
         """The best detections of the one-to-one head; `iou` is not used."""
-        one = prediction.one
-        return selection.best(one.boxes(), one.logits.sigmoid(), conf, max_detections)
+        return selection.best(*self.decode(prediction), conf, max_detections)
 
 
 def _tower(c_in: int, width: int, c_out: int) -> nn.Sequential:

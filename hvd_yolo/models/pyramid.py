@@ -102,6 +102,10 @@ class Head(Protocol):
         """The training losses of a prediction."""
         ...
 
+    def decode(self, prediction: tuple) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K) in 0..1 of all points."""
+        ...
+
     def select(self, prediction: tuple, conf: float, iou: float, max_detections: int) -> Detections:
         """The detections of a prediction."""
         ...
@@ -136,6 +140,10 @@ class YOLO(nn.Module):
         prediction = self.predict(images)
         detections = self.head.select(prediction, self.conf, self.iou, self.max_detections)
         return detections, self.head.losses(prediction, targets)
+
+    def decode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K), before any selection."""
+        return self.head.decode(self.predict(images))
 
     def predict(self, images: Tensor) -> tuple:
         """What the head says of images (B, 3, H, W) in 0..1."""

@@ -81,7 +81,7 @@ class DecoupledHead(nn.Module):
                 self.obj_preds[i](box).flatten(1),
                 self.cls_preds[i](self.cls_convs[i](x)).flatten(2).transpose(1, 2),
                 points,
-                points.new_full((len(points),), stride),
+                points.new_full(points.shape[:1], stride),
             )
             for part, value in zip(parts, said, strict=True):
                 part.append(value)
@@ -95,12 +95,16 @@ class DecoupledHead(nn.Module):
         """The losses of YOLOX; see cell_losses."""
         return cell_losses(prediction, targets)
 
+    def decode(self, prediction: CellPrediction) -> tuple[Tensor, Tensor]:
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
+        scores = prediction.logits.sigmoid() * prediction.objectness.sigmoid()[..., None]
+        return prediction.boxes(), scores
+
     def select(
         self, prediction: CellPrediction, conf: float, iou: float, max_detections: int
     ) -> list[dict[str, Tensor]]:
         """Detections after suppression; see selection.suppress."""
-        scores = prediction.logits.sigmoid() * prediction.objectness.sigmoid()[..., None]
-        return selection.suppress(prediction.boxes(), scores, conf, iou, max_detections)
+        return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
 
 def cell_losses(prediction: CellPrediction, targets: list[dict[str, Tensor]]) -> Losses:

@@ -1,0 +1,145 @@
+"""The options of the verbs beside training, as options.py holds those of training."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hvd_yolo.config.options import CommConfig, EvalConfig
+
+
+@dataclass
+class FuseConfig:
+    """How the detections of several models become one list.
+
+    Args:
+        method: wbf (weighted boxes fusion, Solovyev et al. 2021), nms or soft_nms (Bodla et al.
+            2017); wbf and soft_nms need the package ensemble-boxes.
+        weights: how much each model counts, comma separated; empty: all the same.
+        iou: overlap from which boxes of one class are the same object.
+    """
+
+    method: Literal["wbf", "nms", "soft_nms"] = "wbf"
+    weights: str = ""
+    iou: float = 0.55
+
+
+@dataclass
+class EvaluateConfig:
+    """Score a checkpoint on one split of a data set, on any number of ranks.
+
+    Args:
+        weights: checkpoint of a run (best.pt); several, comma separated, are an ensemble.
+        data: data set, as in training; empty: the one the run was trained on.
+        split: train, val or test.
+        imgsz: side of the square model input, pixels; 0: that of the training.
+        batch_size: images a forward pass.
+        workers: loader processes a rank; -1: from the CPUs there are.
+        device: auto, cpu or cuda.
+        results: file to write the detections to, in COCO's results format.
+        fuse: how the detections of an ensemble are joined.
+        comm: how ranks talk.
+        eval: evaluation.
+    """
+
+    weights: str = ""
+    data: str = ""
+    split: str = "val"
+    imgsz: int = 0
+    batch_size: int = 16
+    workers: int = -1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    results: str = ""
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    comm: CommConfig = field(default_factory=CommConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+@dataclass
+class PredictConfig:
+    """Detect on pictures and videos, on any number of ranks.
+
+    Args:
+        weights: checkpoint of a run (best.pt); several, comma separated, are an ensemble.
+        source: a picture, a folder of pictures, a glob pattern in quotes, or a video.
+        output: folder for images/, labels/ (YOLO text) and detections.json (COCO results); empty:
+            the next free runs/predict, runs/predict2, ...
+        imgsz: side of the square model input, pixels; 0: that of the training.
+        batch_size: images a forward pass.
+        workers: loader processes a rank; -1: from the CPUs there are.
+        device: auto, cpu or cuda.
+        conf: detections below this score are dropped.
+        iou: overlap above which the weaker of two detections of one class is dropped.
+        max_detections: detections kept an image.
+        fuse: how the detections of an ensemble are joined.
+        comm: how ranks talk.
+    """
+
+    weights: str = ""
+    source: str = ""
+    output: str = ""
+    imgsz: int = 0
+    batch_size: int = 16
+    workers: int = -1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    conf: float = 0.25
+    iou: float = 0.7
+    max_detections: int = 300
+    fuse: FuseConfig = field(default_factory=FuseConfig)
+    comm: CommConfig = field(default_factory=CommConfig)
+
+
+@dataclass
+class SoupConfig:
+    """Average the weights of several checkpoints of one model (Wortsman et al. 2022, Model soups).
+
+    Args:
+        weights: checkpoints, comma separated, or as plain arguments: soup a.pt b.pt.
+        method: uniform, or greedy: from the best by val AP on, each is taken in unless AP falls.
+        shares: with uniform, how much each counts, comma separated; empty: all the same.
+        output: file to write.
+        data: data set; empty: the one of the first training.
+        imgsz: side of the square model input, pixels; 0: that of the first training.
+        batch_size: images a forward pass of a rank.
+        workers: loader processes a rank; -1: from the CPUs there are.
+        device: auto, cpu or cuda.
+        comm: how ranks talk.
+        eval: evaluation, for greedy.
+    """
+
+    weights: str = ""
+    method: Literal["uniform", "greedy"] = "uniform"
+    shares: str = ""
+    output: str = "soup.pt"
+    data: str = ""
+    imgsz: int = 0
+    batch_size: int = 16
+    workers: int = -1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    comm: CommConfig = field(default_factory=CommConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+@dataclass
+class ExportConfig:
+    """Write a trained detector for other programs, and run it against torch on real images.
+
+    Args:
+        weights: checkpoint of a run (best.pt).
+        format: onnx, torchscript, openvino, or ultralytics (a state dict for that package).
+            TensorRT builds from the ONNX file: trtexec --onnx=best.onnx.
+        data: data set whose val images it is tried on; empty: the one of the training.
+        imgsz: side of the square input it is tried on, pixels; 0: that of the training. ONNX and
+            OpenVINO take any multiple of the stride, TorchScript this one.
+        nms: end with per-class suppression inside the file (onnx).
+        conf: with nms, detections below this score are dropped.
+        iou: with nms, overlap above which the weaker of two detections of one class is dropped.
+        max_detections: with nms, detections kept of each class of an image.
+    """
+
+    weights: str = ""
+    format: Literal["onnx", "torchscript", "openvino", "ultralytics"] = "onnx"
+    data: str = ""
+    imgsz: int = 0
+    nms: bool = False
+    conf: float = 0.25
+    iou: float = 0.7
+    max_detections: int = 300

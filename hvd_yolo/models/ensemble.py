@@ -1,0 +1,79 @@
+"""Several detectors as one."""
+
+import importlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hvd_yolo import boxes as box_ops
+from hvd_yolo.errors import InputError
+
+Detections = list[dict[str, Tensor]]
+
+
+class Ensemble(nn.Module):
+    """A Detector for evaluation whose detections are those of `models`, fused.
+
+    method: wbf, nms or soft_nms; shares: how much each model counts; iou: overlap from which boxes
+    of one class are the same object.
+    """
+
+    def __init__(
+        self,
+        models: list[nn.Module],
+        method: str,
+        shares: list[float],
+        iou: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.method, self.shares, self.iou = method, shares, iou
+        self.max_detections = max_detections
+
+    def forward(self, images: Tensor) -> Detections:
+        """Detections in evaluation mode; see Detector."""
+        said = [model(images) for model in self.models]
+        size = max(images.shape[2:])
+        return [self._fuse(list(parts), size) for parts in zip(*said, strict=True)]
+
+    def _fuse(self, parts: Detections, size: int) -> dict[str, Tensor]:
+        """What each model says of one image, as one."""
+        if self.method == "nms":
+            scales = [share / max(self.shares) for share in self.shares]
+            joined = {
+                "boxes": torch.cat([part["boxes"] for part in parts]),
+                "scores": torch.cat(
+                    [part["scores"] * scale for part, scale in zip(parts, scales, strict=True)]
+                ),
+                "labels": torch.cat([part["labels"] for part in parts]),
+            }
+            kept = box_ops.nms(**joined, iou_threshold=self.iou, max_detections=self.max_detections)
+            return {key: value[kept] for key, value in joined.items()}
+        arrays = [
+            [part[key].double().cpu().numpy() for part in parts]
+            for key in ("boxes", "scores", "labels")
+        ]
+        boxes = [(part / size).clip(0, 1) for part in arrays[0]]
+        fuse = _fusion(self.method)
+        found = fuse(boxes, *arrays[1:], weights=self.shares, iou_thr=self.iou)
+        order = np.argsort(-found[1], kind="stable")[: self.max_detections]
+        like = parts[0]
+        return {
+            "boxes": torch.from_numpy(found[0][order] * size).to(like["boxes"]),
+            "scores": torch.from_numpy(found[1][order]).to(like["scores"]),
+            "labels": torch.from_numpy(found[2][order]).to(like["labels"]),
+        }
+
+
+def _fusion(method: str) -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    try:
+        package = importlib.import_module("ensemble_boxes")
+    except ImportError as error:
+        raise InputError(
+            f"fuse.method {method}: {error}; install it: pip install 'hvd_yolo[ensemble]', or take "
+            "--fuse.method nms"
+        ) from error
+    return package.weighted_boxes_fusion if method == "wbf" else package.soft_nms

@@ -1,0 +1,153 @@
+"""`python -m hvd_yolo.soup a.pt b.pt`: one model whose weights are the mean of those of several
+trainings from one start (Wortsman et al. 2022, Model soups), on any number of ranks."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hvd_yolo import checkpoint, cli
+from hvd_yolo.comm import Comm, agree, batch_norm, connect, launch
+from hvd_yolo.config import SoupConfig, check_values, from_yaml, parse
+from hvd_yolo.data import open_dataset
+from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.loader import Batch, evaluation_batches
+from hvd_yolo.errors import InputError
+from hvd_yolo.evaluate import evaluate
+from hvd_yolo.models import build_model
+from hvd_yolo.weights.trained import read_shares
+
+State = dict[str, Tensor]
+
+
+class _Kitchen:
+    """Mixes weights, gives BatchNorm the statistics that belong to the mix, and tastes it."""
+
+    def __init__(self, config: SoupConfig, comm: Comm, first: dict) -> None:
+        trained = from_yaml(first["config"])
+        limits = config.eval
+        self.comm, self.config = comm, config
+        self.size = config.imgsz or trained.imgsz
+        self.train_set = open_dataset(config.data or trained.data, "train")
+        self.val_set = open_dataset(config.data or trained.data, "val")
+        names = first["names"]
+        self.model = build_model(
+            trained.model, len(names), limits.conf, limits.iou, limits.max_detections
+        ).to(comm.device)
+
+    def batches(self, dataset: Dataset) -> Iterable[Batch]:
+        """This rank's share."""
+        workers = launch.loader_workers(self.config.workers, self.comm.local_size, self.comm.device)
+        return evaluation_batches(
+            dataset, self.size, self.config.batch_size, self.comm.rank, self.comm.size, workers
+        )
+
+    def cook(self, states: list[State], shares: list[float]) -> State:
+        """The weighted mean of the states, with statistics recomputed on the training images."""
+        self.model.load_state_dict(mean_state(states, shares))
+        _recompute_statistics(self.model, self.batches(self.train_set), self.comm)
+        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    def taste(self, state: State) -> float:
+        """AP on the val split."""
+        self.model.load_state_dict(state)
+        self.config.eval.loss = False
+        batches = self.batches(self.val_set)
+        found = evaluate(self.model, self.val_set, batches, self.comm, self.size, self.config.eval)
+        return found.metrics["AP"]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes a checkpoint that evaluate, predict, export and train --weights take."""
+    files = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    argv = [*(["--weights", ",".join(files)] if files else []), *argv[len(files) :]]
+    config = parse(SoupConfig, argv, "hvd_yolo.soup")
+    check_values(config)
+    files = [Path(part.strip()) for part in config.weights.split(",") if part.strip()]
+    if len(files) < 2:
+        raise InputError("weights: name two or more checkpoints, soup a.pt b.pt")
+    shares = read_shares("shares", config.shares, len(files))
+    comm = connect(config.comm.backend, config.device)
+    with agree(comm):
+        contents = [checkpoint.load(file) for file in files]
+        states = [content["weights"] for content in contents]
+        for file, content in zip(files, contents, strict=True):
+            _check_same(file, content, contents[0])
+        kitchen = _Kitchen(config, comm, contents[0])
+    if config.method == "greedy":
+        soup = _greedy(kitchen, files, states)
+    else:
+        soup = kitchen.cook(states, shares)
+    ap = kitchen.taste(soup)
+    if comm.is_main:
+        kept = {key: contents[0][key] for key in ("config", "names", "category_ids")}
+        checkpoint.save(Path(config.output), {**kept, "weights": soup})
+        print(f"{config.output}: AP {ap:.4f}", flush=True)
+
+
+def mean_state(states: list[State], shares: list[float]) -> State:
+    """The weighted mean of state dicts, in float64 on the way; counters are those of the first."""
+    total = sum(shares)
+    mixed = {}
+    for name, value in states[0].items():
+        mixed[name] = value
+        if value.is_floating_point():
+            parts = [s[name].double() * share for s, share in zip(states, shares, strict=True)]
+            mixed[name] = (sum(parts) / total).to(value.dtype)
+    return mixed
+
+
+def _greedy(kitchen: _Kitchen, files: list[Path], states: list[State]) -> State:
+    """From the best on, each is taken in if AP does not fall (ibid., recipe 1)."""
+    alone = [kitchen.taste(state) for state in states]
+    order = sorted(range(len(states)), key=lambda i: -alone[i])
+    chosen, soup, best = [order[0]], states[order[0]], alone[order[0]]
+    for i in order[1:]:
+        trial = kitchen.cook([states[j] for j in (*chosen, i)], [1.0] * (len(chosen) + 1))
+        ap = kitchen.taste(trial)
+        if ap >= best:
+            chosen, soup, best = [*chosen, i], trial, ap
+    if kitchen.comm.is_main:
+        for i in order:
+            taken = "taken" if i in chosen else "left"
+            print(f"{files[i]}: AP {alone[i]:.4f} alone, {taken}", flush=True)
+    return soup
+
+
+@torch.no_grad()
+def _recompute_statistics(model: nn.Module, batches: Iterable[Batch], comm: Comm) -> None:
+    """Running statistics as the mean over all training images, of all ranks (Izmailov et al. 2018,
+    SWA, section 3.2)."""
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        # The cumulative mean.
+        norm.momentum = None
+    dtype = next(model.parameters()).dtype
+    for batch in batches:
+        if batch.items:
+            model(batch.to_model(comm.device, dtype)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+    batch_norm.average_statistics([model], comm)
+
+
+def _check_same(file: Path, content: dict, first: dict) -> None:
+    is_same = content["names"] == first["names"] and all(
+        name in content["weights"] and content["weights"][name].shape == value.shape
+        for name, value in first["weights"].items()
+    )
+    if not is_same:
+        raise InputError(f"weights {file}: another model or other classes than the first")
+
+
+if __name__ == "__main__":
+    cli.run(main)

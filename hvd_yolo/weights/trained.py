@@ -1,0 +1,71 @@
+"""A trained detector from a checkpoint of ours."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from hvd_yolo import checkpoint
+from hvd_yolo.config import Config, EvalConfig, FuseConfig, PredictConfig, from_yaml
+from hvd_yolo.errors import InputError
+from hvd_yolo.models import build_model
+from hvd_yolo.models.ensemble import Ensemble
+
+
+class Trained(NamedTuple):
+    """A detector in evaluation mode, on the CPU, the config of its training, and its classes."""
+
+    model: nn.Module
+    config: Config
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def open_ensemble(files: str, fuse: FuseConfig, limits: EvalConfig | PredictConfig) -> Trained:
+    """As open_trained; several files, comma separated, are an Ensemble with the config of the
+    first.
+
+    Raises InputError when their classes differ.
+    """
+    parts = [
+        open_trained(Path(file.strip()), limits.conf, limits.iou, limits.max_detections)
+        for file in files.split(",")
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    for part, file in zip(parts, files.split(","), strict=True):
+        if part.names != parts[0].names:
+            raise InputError(
+                f"weights {file}: its classes are {', '.join(part.names)}, those of the first are "
+                f"{', '.join(parts[0].names)}"
+            )
+    shares = read_shares("fuse.weights", fuse.weights, len(parts))
+    models = [part.model for part in parts]
+    fused = Ensemble(models, fuse.method, shares, fuse.iou, limits.max_detections)
+    return parts[0]._replace(model=fused.eval())
+
+
+def read_shares(key: str, text: str, count: int) -> list[float]:
+    """Comma separated numbers above zero, one a model; empty text: all 1."""
+    if not text:
+        return [1.0] * count
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{key} is {text!r}, expected comma separated numbers") from error
+    if len(shares) != count or min(shares) <= 0:
+        raise InputError(f"{key} is {text!r}, expected {count} numbers above 0")
+    return shares
+
+
+def open_trained(file: Path, conf: float, iou: float, max_detections: int) -> Trained:
+    """The detector that training wrote to `file`; conf, iou and max_detections as in build_model.
+
+    Raises InputError when the file is no such checkpoint.
+    """
+    content = checkpoint.load(file)
+    config = from_yaml(content["config"])
+    names = tuple(content["names"])
+    model = build_model(config.model, len(names), conf, iou, max_detections)
+    model.load_state_dict(content["weights"])
+    return Trained(model.eval(), config, names, tuple(content["category_ids"]))
