@@ -166,20 +166,24 @@ def _open_validation(
 
 
 def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
-    """The config of rank 0 with its output folder, and whether a run goes on there; on all
-    ranks."""
+    """The config of rank 0 with its output folder, and whether a checkpoint is there to go on from;
+    on all ranks."""
     if comm.is_main and not config.output:
         config.output = str(cli.next_free("exp"))
-    said = json.dumps({"config": to_yaml(config), "is_resumed": bool(config.resume)})
+    is_resumed = bool(config.resume) and _last(config).is_file()
+    said = json.dumps({"config": to_yaml(config), "is_resumed": is_resumed})
     heard = json.loads(broadcast_bytes(comm, said.encode()))
     return from_yaml(heard["config"]), heard["is_resumed"]
 
 
+def _last(config: Config) -> Path:
+    return Path(config.output) / "checkpoints" / "last.pt"
+
+
 def _restore(state: TrainState, config: Config, is_resumed: bool) -> int:
     """Loads what the run starts from, on rank 0, and returns how much of metrics.jsonl stays."""
-    last = Path(config.output) / "checkpoints" / "last.pt"
-    if is_resumed and last.is_file():
-        content = checkpoint.load(last)
+    if is_resumed:
+        content = checkpoint.load(_last(config))
         state.load_state_dict(content["training"])
         return content["metrics_bytes"]
     if config.weights:

@@ -200,7 +200,8 @@ class Config:
 
     Args:
         model: built-in model (yolov8n, yolo11s, yolov5m, yolov10b, yolox-l, ...), torchvision:NAME,
-            ultralytics:NAME.yaml, or package.module:callable that takes num_classes.
+            ultralytics:NAME.yaml, libreyolo:yolo9t, or package.module:callable that takes
+            num_classes.
         weights: file to start from: a checkpoint of ours, of Ultralytics, YOLOv5 or YOLOX, or
             safetensors; classes may differ, layers that fit are taken.
         data: shapes (drawn, needs no files), an Ultralytics data.yaml, a COCO folder or a Pascal

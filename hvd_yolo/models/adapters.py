@@ -75,6 +75,34 @@ class _Ultralytics(nn.Module):
         return {f"loss{i}": value / len(images) for i, value in enumerate(total.flatten())}
 
 
+class _LibreYolo9(nn.Module):
+    """A YOLOv9 of the libreyolo package with its own loss, a mean as that of _Ultralytics."""
+
+    def __init__(self, model: nn.Module, conf: float, iou: float, max_detections: int) -> None:
+        super().__init__()
+        self.model = model
+        self.conf, self.iou, self.max_detections = conf, iou, max_detections
+
+    def forward(
+        self, images: Tensor, targets: Targets | None = None
+    ) -> dict[str, Tensor] | Detections:
+        """Losses in training, detections in evaluation; see Detector."""
+        if not self.training:
+            said = self.model(images)["predictions"].transpose(1, 2)
+            boxes, scores = said[..., :4], said[..., 4:]
+            return selection.suppress(boxes, scores, self.conf, self.iou, self.max_detections)
+        height, width = images.shape[2:]
+        most = max((len(target["boxes"]) for target in targets), default=0)
+        # class, x1, y1, x2, y2 in shares of the sides; a box of no area is none.
+        table = images.new_zeros(len(targets), max(most, 1), 5)
+        for row, target in zip(table, targets, strict=True):
+            count = len(target["boxes"])
+            row[:count, 0] = target["labels"]
+            row[:count, 1:] = target["boxes"] / row.new_tensor((width, height, width, height))
+        losses = self.model(images, targets=table)
+        return {name: losses[f"{name}_loss"] for name in ("box", "dfl", "cls")}
+
+
 def _torchvision(
     name: str, num_classes: int, conf: float, iou: float, max_detections: int
 ) -> nn.Module:
@@ -106,6 +134,17 @@ def _ultralytics(
     return _Ultralytics(model, conf, iou, max_detections)
 
 
+def _libreyolo(
+    name: str, num_classes: int, conf: float, iou: float, max_detections: int
+) -> nn.Module:
+    package = _import("libreyolo", "libreyolo.models.yolo9.nn")
+    sizes = {f"yolo9{size}": size for size in package.YOLO9_CONFIGS}
+    if name not in sizes:
+        raise InputError(f"model libreyolo:{name}: there is {', '.join(sizes)}")
+    model = package.LibreYOLO9Model(config=sizes[name], nb_classes=num_classes)
+    return _LibreYolo9(model, conf, iou, max_detections)
+
+
 def _import(package: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
@@ -115,4 +154,4 @@ def _import(package: str, module: str) -> ModuleType:
         ) from error
 
 
-ADAPTERS = {"torchvision": _torchvision, "ultralytics": _ultralytics}
+ADAPTERS = {"torchvision": _torchvision, "ultralytics": _ultralytics, "libreyolo": _libreyolo}

@@ -117,10 +117,12 @@ def test_torchvision_detectors(name):
     try_detector(model, f"torchvision:{name}", 3, 96)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs ultralytics")
-def test_ultralytics_detectors():
-    model = build_model("ultralytics:yolov8n.yaml", 3)
-    try_detector(model, "ultralytics:yolov8n.yaml", 3, 96)
+@pytest.mark.parametrize("name", ["ultralytics:yolov8n.yaml", "libreyolo:yolo9t"])
+def test_detectors_of_other_packages(name):
+    package = name.partition(":")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}")
+    try_detector(build_model(name, 3), name, 3, 96)
 
 
 def test_frozen_layers_do_not_move():
