@@ -55,6 +55,8 @@ def main(argv: Sequence[str]) -> None:
     check_values(config)
     if not config.weights:
         raise InputError("weights is missing: --weights RUN/checkpoints/best.pt")
+    if config.nms and config.format != "onnx":
+        raise InputError(f"nms is for format onnx, not for {config.format}")
     weights = Path(config.weights)
     trained = open_trained(weights, config.conf, config.iou, config.max_detections)
     if not isinstance(trained.model, YOLO):
@@ -134,8 +136,10 @@ def _torchscript(job: _Job) -> Run:
 
 def _openvino(job: _Job) -> Run:
     openvino = _need("openvino")
-    _onnx(job._replace(file=job.file.with_suffix(".onnx")))
-    model = openvino.convert_model(job.file.with_suffix(".onnx"))
+    between = job.file.with_name(f".{job.file.stem}.openvino.onnx")
+    _onnx(job._replace(file=between))
+    model = openvino.convert_model(between)
+    between.unlink()
     for key, value in job.metadata.items():
         model.set_rt_info(value, ["model_info", key])
     openvino.save_model(model, job.file, compress_to_fp16=False)

@@ -138,6 +138,11 @@ def test_onnx_holds_its_metadata_and_suppression(trained, tmp_path):
         assert label[chosen][order].tolist() == detections["labels"].tolist()
 
 
+def test_suppression_inside_is_for_onnx_alone(trained):
+    options = ("--weights", trained[0], "--format", "openvino", "--nms", "true")
+    assert "nms is for format onnx" in verb("export", *options, code=2)
+
+
 def test_ultralytics_export_is_a_plain_state_dict(trained):
     told = verb("export", "--weights", trained[0], "--format", "ultralytics")
     state = torch.load(told.split(":")[0], weights_only=True)

@@ -198,11 +198,9 @@ def optimal_transport(
 
     overlaps = box_ops.pairwise_iou(true_boxes, boxes[candidates])
     scores = (logits[candidates].sigmoid() * objectness[candidates].sigmoid()[:, None]).sqrt()
-    one_hot = F.one_hot(true_labels, logits.shape[-1]).to(scores.dtype)
-    shape = (len(true_labels), *scores.shape)
-    class_cost = F.binary_cross_entropy(
-        scores.expand(shape), one_hot[:, None].expand(shape), reduction="none"
-    ).sum(-1)
+    # Binary cross-entropy with each object's label, its logarithms cut as torch does.
+    log_score, log_rest = scores.log().clamp(min=-100), (-scores).log1p().clamp(min=-100)
+    class_cost = (log_rest - log_score).T[true_labels] - log_rest.sum(-1)
     cost = class_cost - _BOX_COST * (overlaps + 1e-8).log()
     # A cell far from an object answers for it only when nothing else is left.
     cost = cost + 1e6 * ~is_near[:, candidates]

@@ -2,6 +2,7 @@
 of them."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -150,7 +151,7 @@ class YOLO(nn.Module):
         return self.head(self.neck(self.backbone(images)))
 
 
-def set_activation(model: nn.Module, activation: type[nn.Module]) -> None:
+def set_activation(model: nn.Module, activation: Callable[..., nn.Module]) -> None:
     """Puts `activation` in the place of every SiLU."""
     for module in model.modules():
         for name, child in module.named_children():

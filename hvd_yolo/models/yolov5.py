@@ -2,6 +2,7 @@
 yolov5nu and its like (Jocher 2020)."""
 
 import itertools
+from functools import partial
 
 from torch import nn
 
@@ -17,7 +18,8 @@ _SIZES = {
     "l": Size(1.00, 1.00),
     "x": Size(1.33, 1.25),
 }
-_ACTIVATIONS = {"": nn.SiLU, "-relu": nn.ReLU, "-leakyrelu": nn.LeakyReLU}
+# The slope is that of the release.
+_ACTIVATIONS = {"": nn.SiLU, "-relu": nn.ReLU, "-leakyrelu": partial(nn.LeakyReLU, 0.1)}
 
 # yolov5s6 has a fourth level of stride 64, for images of 1280 pixels; yolov5su has the anchor-free
 # head.

@@ -164,6 +164,21 @@ def test_evaluation_gives_detections_by_score_in_input_pixels(name):
 
 
 @pytest.mark.parametrize("name", NANO)
+def test_low_precision_trains(name):
+    images, targets = small_batch()
+    torch.manual_seed(1)
+    model = build_model(name, 3).train()
+    exact = model(images.float(), targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images.float(), targets)
+    for term, value in losses.terms.items():
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(exact.terms[term].item(), rel=0.5, abs=0.05)
+    losses.total().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NANO)
 def test_a_few_images_are_learnt_by_heart(name):
     """Forward, assignment, losses and decoding together: else no box within 6 pixels came out."""
     images, targets = small_batch()
