@@ -49,13 +49,17 @@ _GAIN_BOX, _GAIN_CLASS, _GAIN_DISTANCE = 7.5, 0.5, 1.5
 
 
 def aligned_losses(
-    prediction: Prediction, targets: list[dict[str, Tensor]], num_candidates: int = 10
+    prediction: Prediction,
+    targets: list[dict[str, Tensor]],
+    num_candidates: int = 10,
+    eps: float = 1e-30,
 ) -> Losses:
     """CIoU, class and distance losses under task-aligned assignment, as sums; the weight is the sum
     of target scores.
 
     targets: one dict an image with "boxes" (N, 4) in input pixels and "labels" (N);
-    num_candidates: points that answer for an object, ten in YOLOv8 (TOOD itself takes 13). Box and
+    num_candidates: points that answer for an object, ten in YOLOv8 (TOOD itself takes 13); eps: see
+    task_aligned. Box and
     distance terms are weighted by the target score of their point (Feng et al. 2021, equation 6 and
     7). Every term is connected to the prediction even without an object, so that the backward pass
     is the same on every rank.
@@ -76,6 +80,7 @@ def aligned_losses(
         true_labels,
         is_real,
         num_candidates,
+        eps,
     )
 
     class_loss = F.binary_cross_entropy_with_logits(logits, assigned.scores, reduction="sum")

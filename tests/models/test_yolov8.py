@@ -107,6 +107,17 @@ def test_a_point_claimed_twice_goes_to_the_larger_overlap():
     assert found.scores[0, 0].argmax() == 1
 
 
+def test_an_object_that_no_box_overlaps_well_has_a_target():
+    """IoU 0.01: its sixth power is far below 1e-9, and the target is that overlap all the same."""
+    points = torch.tensor([[20.0, 20]])
+    found = task_aligned(
+        torch.tensor([[[0.01]]]), torch.tensor([[[0.0, 0, 40, 40]]]), points,
+        torch.tensor([[[18.0, 18, 22, 22]]]), torch.tensor([[0]]), torch.tensor([[True]]),
+    )  # fmt: skip
+    assert found.is_positive.all()
+    assert found.scores.item() == pytest.approx(16 / 1600, rel=1e-4)
+
+
 def test_padding_of_objects_changes_nothing():
     images, targets = small_batch()
     model = small_model()
