@@ -42,7 +42,7 @@ def check(tmp_path, sizes, options, reference_options=(), launcher="mpirun", bou
         difference = largest_difference(reference, found)
         print(f"{size} ranks: largest difference {difference:.1e}")
         assert difference < bound
-        assert float((found["loss_weights"] - reference["loss_weights"]).abs().max()) < 1e-9
+        assert float((found["loss_weights"] - reference["loss_weights"]).abs().max()) < bound
 
 
 @needs_mpi
