@@ -171,6 +171,13 @@ def test_weighted_boxes_fusion_by_hand():
     assert found["scores"].tolist() == pytest.approx([0.9])
 
 
+def test_soft_suppression_lowers_the_weaker():
+    models = [Says([10.0, 10, 50, 50], 0.6), Says([12.0, 10, 52, 50], 0.9)]
+    found = Ensemble(models, "soft_nms", [1.0, 1.0], 0.5, 10)(torch.zeros(1, 3, 100, 100))[0]
+    assert found["scores"][0].item() == pytest.approx(0.9)
+    assert 0 < found["scores"][1].item() < 0.6
+
+
 def test_suppression_keeps_the_surer_and_other_classes():
     models = [
         Says([10.0, 10, 50, 50], 0.6),

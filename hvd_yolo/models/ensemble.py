@@ -58,8 +58,10 @@ class Ensemble(nn.Module):
             for key in ("boxes", "scores", "labels")
         ]
         boxes = [(part / size).clip(0, 1) for part in arrays[0]]
-        fuse = _fusion(self.method)
-        found = fuse(boxes, *arrays[1:], weights=self.shares, iou_thr=self.iou)
+        found = _fusion(self.method)(boxes, *arrays[1:], weights=self.shares, iou_thr=self.iou)
+        if self.method == "soft_nms":
+            # The package takes each model's share of the sum.
+            found = (found[0], found[1] * sum(self.shares) / max(self.shares), found[2])
         order = np.argsort(-found[1], kind="stable")[: self.max_detections]
         like = parts[0]
         return {
