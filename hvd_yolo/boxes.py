@@ -87,6 +87,28 @@ def nms(
         kept = survivors
 
 
+def soft_nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, max_detections: int, sigma: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Indices (K) of boxes (N, 4), best first, and their scores (K), lowered by every better box of
+    the same class by exp(-IoU^2 / sigma).
+
+    Bodla et al. 2017, Soft-NMS, equation 7, and its sigma.
+    """
+    scores = scores.clone()
+    same = labels[:, None] == labels[None, :]
+    factors = torch.where(same, (-pairwise_iou(boxes, boxes).square() / sigma).exp(), 1.0)
+    is_left = torch.ones_like(scores, dtype=torch.bool)
+    order = []
+    for _ in range(min(len(scores), max_detections)):
+        best = int(torch.where(is_left, scores, -1.0).argmax())
+        order.append(best)
+        is_left[best] = False
+        scores = torch.where(is_left, scores * factors[best], scores)
+    chosen = torch.tensor(order, dtype=torch.long, device=boxes.device)
+    return chosen, scores[chosen]
+
+
 class Letterbox(NamedTuple):
     """How an image was scaled and padded: pixel (x, y) went to (x * scale_x + left, y * scale_y +
     top)."""

@@ -12,9 +12,9 @@ class FuseConfig:
 
     Args:
         method: wbf (weighted boxes fusion, Solovyev et al. 2021), nms or soft_nms (Bodla et al.
-            2017); wbf and soft_nms need the package ensemble-boxes.
+            2017); wbf needs the package ensemble-boxes.
         weights: how much each model counts, comma separated; empty: all the same.
-        iou: overlap from which boxes of one class are the same object.
+        iou: wbf and nms: overlap from which boxes of one class are the same object.
     """
 
     method: Literal["wbf", "nms", "soft_nms"] = "wbf"

@@ -42,15 +42,14 @@ class Ensemble(nn.Module):
 
     def _fuse(self, parts: Detections, size: int) -> dict[str, Tensor]:
         """What each model says of one image, as one."""
-        if self.method == "nms":
+        if self.method != "wbf":
             scales = [share / max(self.shares) for share in self.shares]
-            joined = {
-                "boxes": torch.cat([part["boxes"] for part in parts]),
-                "scores": torch.cat(
-                    [part["scores"] * scale for part, scale in zip(parts, scales, strict=True)]
-                ),
-                "labels": torch.cat([part["labels"] for part in parts]),
-            }
+            joined = {key: torch.cat([part[key] for part in parts]) for key in ("boxes", "labels")}
+            scores = [part["scores"] * scale for part, scale in zip(parts, scales, strict=True)]
+            joined["scores"] = torch.cat(scores)
+            if self.method == "soft_nms":
+                kept, scores = box_ops.soft_nms(**joined, max_detections=self.max_detections)
+                return {key: value[kept] for key, value in joined.items()} | {"scores": scores}
             kept = box_ops.nms(**joined, iou_threshold=self.iou, max_detections=self.max_detections)
             return {key: value[kept] for key, value in joined.items()}
         arrays = [
@@ -58,10 +57,7 @@ class Ensemble(nn.Module):
             for key in ("boxes", "scores", "labels")
         ]
         boxes = [(part / size).clip(0, 1) for part in arrays[0]]
-        found = _fusion(self.method)(boxes, *arrays[1:], weights=self.shares, iou_thr=self.iou)
-        if self.method == "soft_nms":
-            # The package takes each model's share of the sum.
-            found = (found[0], found[1] * sum(self.shares) / max(self.shares), found[2])
+        found = _weighted_fusion()(boxes, *arrays[1:], weights=self.shares, iou_thr=self.iou)
         order = np.argsort(-found[1], kind="stable")[: self.max_detections]
         like = parts[0]
         return {
@@ -71,16 +67,14 @@ class Ensemble(nn.Module):
         }
 
 
-def _fusion(method: str) -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _weighted_fusion() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
     try:
         package = importlib.import_module("ensemble_boxes")
     except ImportError as error:
         raise InputError(
-            f"fuse.method {method}: {error}; install it: pip install 'hvd_yolo[ensemble]', or take "
+            f"fuse.method wbf: {error}; install it: pip install 'hvd_yolo[ensemble]', or take "
             "--fuse.method nms"
         ) from error
-    if method == "soft_nms":
-        return package.soft_nms
     # A fused box is as sure as its surest part. The mean, the package's default, is pulled down by
     # the weak boxes around an object that a detector gives as well: BCCD, AP 0.41 against 0.50.
     return partial(package.weighted_boxes_fusion, conf_type="max")
