@@ -18,22 +18,19 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (...) of box pairs a, b (..., 4), broadcast against each other; 0 where both have no
+    area."""
+    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
+    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
+    inter = width.clamp(min=0) * height.clamp(min=0)
+    return inter / (area(a) + area(b) - inter).clamp(min=torch.finfo(inter.dtype).tiny)
+
+
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU (..., M, N) of boxes a (..., M, 4) with boxes b (..., N, 4); 0 where both have no
     area."""
-    a, b = a.unsqueeze(-2), b.unsqueeze(-3)
-    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
-    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
-    inter = width.clamp_(min=0).mul_(height.clamp_(min=0))
-    return inter / (area(a) + area(b) - inter).clamp(min=torch.finfo(inter.dtype).tiny)
-
-
-def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (...) of box pairs a, b (..., 4); 0 where both have no area."""
-    corner_low = torch.maximum(a[..., :2], b[..., :2])
-    corner_high = torch.minimum(a[..., 2:], b[..., 2:])
-    inter = (corner_high - corner_low).clamp(min=0).prod(dim=-1)
-    return inter / (area(a) + area(b) - inter).clamp(min=torch.finfo(inter.dtype).tiny)
+    return paired_iou(a.unsqueeze(-2), b.unsqueeze(-3))
 
 
 def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:

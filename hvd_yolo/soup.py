@@ -77,10 +77,10 @@ def main(argv: Sequence[str]) -> None:
             _check_same(file, content, contents[0])
         kitchen = _Kitchen(config, comm, contents[0])
     if config.method == "greedy":
-        soup = _greedy(kitchen, files, states)
+        soup, ap = _greedy(kitchen, files, states)
     else:
         soup = kitchen.cook(states, shares)
-    ap = kitchen.taste(soup)
+        ap = kitchen.taste(soup)
     if comm.is_main:
         kept = {key: contents[0][key] for key in ("config", "names", "category_ids")}
         checkpoint.save(Path(config.output), {**kept, "weights": soup})
@@ -99,8 +99,9 @@ def mean_state(states: list[State], shares: list[float]) -> State:
     return mixed
 
 
-def _greedy(kitchen: _Kitchen, files: list[Path], states: list[State]) -> State:
-    """From the best on, each is taken in if AP does not fall (ibid., recipe 1)."""
+def _greedy(kitchen: _Kitchen, files: list[Path], states: list[State]) -> tuple[State, float]:
+    """The soup and its AP: from the best on, each is taken in if AP does not fall (ibid., recipe
+    1)."""
     alone = [kitchen.taste(state) for state in states]
     order = sorted(range(len(states)), key=lambda i: -alone[i])
     chosen, soup, best = [order[0]], states[order[0]], alone[order[0]]
@@ -113,7 +114,7 @@ def _greedy(kitchen: _Kitchen, files: list[Path], states: list[State]) -> State:
         for i in order:
             taken = "taken" if i in chosen else "left"
             print(f"{files[i]}: AP {alone[i]:.4f} alone, {taken}", flush=True)
-    return soup
+    return soup, best
 
 
 @torch.no_grad()

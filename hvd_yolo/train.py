@@ -202,9 +202,8 @@ def _fit_anchors(state: TrainState, config: Config, comm: Comm, train_set: Datas
     sizes = object_sizes(train_set, chosen[comm.rank :: comm.size], config.imgsz)
     sizes = torch.cat(comm.gather(torch.from_numpy(sizes))).numpy()
     sizes = sizes[np.lexsort(sizes.T)]
-    for model in (state.ema.module, state.model):
-        told = fit_anchors(model, sizes, config.seed)
-    logger.info(told)
+    logger.info(fit_anchors(state.model, sizes, config.seed))
+    state.ema.module.load_state_dict(state.model.state_dict())
 
 
 def _banner(

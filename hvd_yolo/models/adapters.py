@@ -1,6 +1,7 @@
 """Detectors of other packages as Detectors; a package is imported when it is asked for."""
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import selection
+from hvd_yolo.models.assigners import stack_targets
+from hvd_yolo.models.losses import pad_targets
 
 Targets = list[dict[str, Tensor]]
 Detections = list[dict[str, Tensor]]
@@ -36,71 +39,76 @@ class LabelsFromOne(nn.Module):
         return found
 
 
-class _Ultralytics(nn.Module):
-    """A model of the ultralytics package with its own loss.
+class _Adapted(nn.Module):
+    """A model of another package with its own loss.
 
-    Its loss is a mean over the target scores of the images given, weighted here by their number: on
-    several ranks the divisor is that of each rank, as in the package itself.
+    losses: of (model, images, targets), a dict of means over the images; decode: of (model,
+    images), boxes (B, A, 4) xyxy in input pixels and scores (B, A, K). The packages divide by the
+    target scores of the images given: on several ranks each has its own divisor, as there.
     """
 
-    def __init__(self, model: nn.Module, conf: float, iou: float, max_detections: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: Callable[[nn.Module, Tensor, Targets], dict[str, Tensor]],
+        decode: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]],
+        limits: tuple[float, float, int],
+    ) -> None:
         super().__init__()
         self.model = model
-        self.conf, self.iou, self.max_detections = conf, iou, max_detections
+        self.losses, self.decode, self.limits = losses, decode, limits
 
     def forward(
         self, images: Tensor, targets: Targets | None = None
     ) -> dict[str, Tensor] | Detections:
         """Losses in training, detections in evaluation; see Detector."""
-        if not self.training:
-            said = self.model(images)
-            said = said[0] if isinstance(said, tuple) else said
-            centres, sides, scores = said.split((2, 2, said.shape[1] - 4), dim=1)
-            boxes = torch.cat((centres - sides / 2, centres + sides / 2), dim=1).transpose(1, 2)
-            scores = scores.transpose(1, 2)
-            return selection.suppress(boxes, scores, self.conf, self.iou, self.max_detections)
-        counts = torch.tensor([len(target["boxes"]) for target in targets])
-        boxes = torch.cat([target["boxes"] for target in targets])
-        height, width = images.shape[2:]
-        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        batch = {
-            "img": images,
-            "batch_idx": torch.arange(len(targets)).repeat_interleave(counts).to(images.device),
-            "cls": torch.cat([target["labels"] for target in targets])[:, None].float(),
-            "bboxes": torch.cat((centres, sides), dim=1)
-            / boxes.new_tensor((width, height, width, height)),
-        }
-        total, _ = self.model.loss(batch)
-        # They multiply by the number of images.
-        return {f"loss{i}": value / len(images) for i, value in enumerate(total.flatten())}
+        if self.training:
+            return self.losses(self.model, images, targets)
+        return selection.suppress(*self.decode(self.model, images), *self.limits)
 
 
-class _LibreYolo9(nn.Module):
-    """A YOLOv9 of the libreyolo package with its own loss, a mean as that of _Ultralytics."""
+def _ultralytics_losses(model: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    objects = stack_targets(targets, images.dtype, images.device)
+    boxes = objects.boxes / _scale(images)
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    batch = {
+        "img": images,
+        "batch_idx": objects.image,
+        "cls": objects.labels[:, None].float(),
+        "bboxes": torch.cat((centres, sides), dim=1),
+    }
+    total, _ = model.loss(batch)
+    # They multiply by the number of images.
+    return {f"loss{i}": value / len(images) for i, value in enumerate(total.flatten())}
 
-    def __init__(self, model: nn.Module, conf: float, iou: float, max_detections: int) -> None:
-        super().__init__()
-        self.model = model
-        self.conf, self.iou, self.max_detections = conf, iou, max_detections
 
-    def forward(
-        self, images: Tensor, targets: Targets | None = None
-    ) -> dict[str, Tensor] | Detections:
-        """Losses in training, detections in evaluation; see Detector."""
-        if not self.training:
-            said = self.model(images)["predictions"].transpose(1, 2)
-            boxes, scores = said[..., :4], said[..., 4:]
-            return selection.suppress(boxes, scores, self.conf, self.iou, self.max_detections)
-        height, width = images.shape[2:]
-        most = max((len(target["boxes"]) for target in targets), default=0)
-        # class, x1, y1, x2, y2 in shares of the sides; a box of no area is none.
-        table = images.new_zeros(len(targets), max(most, 1), 5)
-        for row, target in zip(table, targets, strict=True):
-            count = len(target["boxes"])
-            row[:count, 0] = target["labels"]
-            row[:count, 1:] = target["boxes"] / row.new_tensor((width, height, width, height))
-        losses = self.model(images, targets=table)
-        return {name: losses[f"{name}_loss"] for name in ("box", "dfl", "cls")}
+def _ultralytics_decode(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    said = model(images)
+    said = said[0] if isinstance(said, tuple) else said
+    centres, sides, scores = said.split((2, 2, said.shape[1] - 4), dim=1)
+    boxes = torch.cat((centres - sides / 2, centres + sides / 2), dim=1)
+    return boxes.transpose(1, 2), scores.transpose(1, 2)
+
+
+def _libreyolo_losses(model: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+    boxes, labels, _ = pad_targets(targets, images.dtype, images.device)
+    # class, x1, y1, x2, y2 in shares of the sides; a box of no area is none.
+    table = torch.cat((labels[..., None].to(boxes), boxes / _scale(images)), dim=-1)
+    if table.shape[1] == 0:
+        table = table.new_zeros(len(targets), 1, 5)
+    losses = model(images, targets=table)
+    return {name: losses[f"{name}_loss"] for name in ("box", "dfl", "cls")}
+
+
+def _libreyolo_decode(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    said = model(images)["predictions"].transpose(1, 2)
+    return said[..., :4], said[..., 4:]
+
+
+def _scale(images: Tensor) -> Tensor:
+    """(4): width, height, width, height."""
+    height, width = images.shape[2:]
+    return images.new_tensor((width, height, width, height))
 
 
 def _torchvision(
@@ -113,8 +121,7 @@ def _torchvision(
     # The images come letterboxed to imgsz already.
     model.transform._skip_resize = True
     # Two-stage detectors keep these beside their box head, the others on themselves.
-    limits = {"score_thresh": conf, "nms_thresh": iou}
-    limits["detections_per_img"] = max_detections
+    limits = {"score_thresh": conf, "nms_thresh": iou, "detections_per_img": max_detections}
     keeper = model.roi_heads if hasattr(model, "roi_heads") else model
     for key, value in limits.items():
         setattr(keeper, key, value)
@@ -131,7 +138,8 @@ def _ultralytics(
     except FileNotFoundError as error:
         raise InputError(f"model ultralytics:{name}: no such file in the package") from error
     model.args = config.get_cfg()
-    return _Ultralytics(model, conf, iou, max_detections)
+    limits = (conf, iou, max_detections)
+    return _Adapted(model, _ultralytics_losses, _ultralytics_decode, limits)
 
 
 def _libreyolo(
@@ -142,7 +150,8 @@ def _libreyolo(
     if name not in sizes:
         raise InputError(f"model libreyolo:{name}: there is {', '.join(sizes)}")
     model = package.LibreYOLO9Model(config=sizes[name], nb_classes=num_classes)
-    return _LibreYolo9(model, conf, iou, max_detections)
+    limits = (conf, iou, max_detections)
+    return _Adapted(model, _libreyolo_losses, _libreyolo_decode, limits)
 
 
 def _import(package: str, module: str) -> ModuleType:
