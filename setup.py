@@ -14,7 +14,14 @@ EXTRAS = {
     "export": ["onnx", "onnxruntime", "openvino"],
     "ensemble": ["ensemble-boxes"],
     "plots": ["matplotlib"],
-    "test": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9", "faster-coco-eval>=1.6"],
+    "shards": ["webdataset>=1.0"],
+    "test": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "ruff>=0.9",
+        "faster-coco-eval>=1.6",
+        "webdataset>=1.0",
+    ],
 }
 
 setup(
@@ -30,11 +37,12 @@ setup(
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",
-        "opencv-python-headless>=4.9",
+        "opencv-python-headless>=4.11",
         "pyyaml>=6.0",
         "pycocotools>=2.0.8",
         "jsonargparse[signatures]>=4.40,<5",
         "safetensors>=0.4",
+        "simplejpeg>=1.7",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

@@ -1,14 +1,11 @@
-"""Box arithmetic as pure functions: formats, IoU, CIoU, non-maximum suppression, letterbox.
+"""Box arithmetic as pure functions on tensors: formats, IoU, CIoU, non-maximum suppression.
 
-Boxes are xyxy in pixels unless a name says otherwise. Functions on tensors keep dtype and device
-and are differentiable where they can be; functions on arrays serve the data side, which has no
-torch.
+Boxes are xyxy in pixels unless a name says otherwise. Functions keep dtype and device and are
+differentiable where they can be.
 """
 
 import math
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,54 +101,3 @@ def soft_nms(
         scores = torch.where(is_left, scores * factors[best], scores)
     chosen = torch.tensor(order, dtype=torch.long, device=boxes.device)
     return chosen, scores[chosen]
-
-
-class Letterbox(NamedTuple):
-    """How an image was scaled and padded: pixel (x, y) went to (x * scale_x + left, y * scale_y +
-    top)."""
-
-    width: int
-    height: int
-    scale_x: float
-    scale_y: float
-    left: int
-    top: int
-
-    def undo(self, boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Boxes (N, 4) of the padded image in pixels of the original (width x height), clipped to
-        it."""
-        boxes = (boxes - (self.left, self.top, self.left, self.top)) / (
-            self.scale_x,
-            self.scale_y,
-            self.scale_x,
-            self.scale_y,
-        )
-        return clip_boxes(boxes, width, height)
-
-    def apply(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (N, 4) of the original image in pixels of the padded one."""
-        scale = (self.scale_x, self.scale_y, self.scale_x, self.scale_y)
-        return boxes * scale + (self.left, self.top, self.left, self.top)
-
-
-def letterbox(width: int, height: int, size: int) -> Letterbox:
-    """Where a width x height image goes on a size x size canvas: long side to size, centred.
-
-    `width` and `height` of the result are those of the scaled image, in whole pixels; the two
-    scales differ by that rounding, so that boxes go back exactly.
-    """
-    scale = size / max(width, height)
-    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
-    return Letterbox(
-        new_width,
-        new_height,
-        new_width / width,
-        new_height / height,
-        (size - new_width) // 2,
-        (size - new_height) // 2,
-    )
-
-
-def clip_boxes(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Boxes (N, 4) cut to the rectangle (0, 0, width, height)."""
-    return boxes.clip(0, (width, height, width, height))

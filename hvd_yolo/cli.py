@@ -4,17 +4,41 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
 
 from hvd_yolo.comm import launch
 from hvd_yolo.errors import InputError
+
+T = TypeVar("T")
+
+# Between two lines of progress where there is no bar.
+_SECONDS_A_LINE = 10.0
 
 
 def next_free(stem: str) -> Path:
     """runs/STEM, or the first of runs/STEM2, runs/STEM3, ... that is not there yet."""
     names = (f"{stem}{number}" if number > 1 else stem for number in itertools.count(1))
     return next(Path("runs", name) for name in names if not Path("runs", name).exists())
+
+
+def progress(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items, while rank 0 shows on standard error how many have been taken: a bar on a
+    terminal, now and then a line under a launcher or in a file."""
+    if launch.launched_rank() != 0:
+        yield from items
+    elif sys.stderr.isatty() and launch.promised() is None:
+        yield from tqdm(items, desc=what, dynamic_ncols=True, file=sys.stderr)
+    else:
+        told = time.monotonic()
+        for number, item in enumerate(items):
+            if time.monotonic() - told > _SECONDS_A_LINE:
+                told = time.monotonic()
+                print(f"{what}: {number} of {len(items)}", file=sys.stderr, flush=True)
+            yield item
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

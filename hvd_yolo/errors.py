@@ -13,3 +13,7 @@ class InputError(Exception):
     def __init__(self, message: str, rank: int | None = None) -> None:
         super().__init__(message)
         self.rank = rank
+
+
+class MissingSplit(InputError):
+    """A data set that has no split of the name asked for; it may have others."""

@@ -17,7 +17,7 @@ from hvd_yolo.config import ExportConfig, check_values, parse
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
-from hvd_yolo.models import YOLO
+from hvd_yolo.models import YOLO, largest_stride
 from hvd_yolo.weights import to_ultralytics
 from hvd_yolo.weights.onnx_suppression import add_suppression
 from hvd_yolo.weights.trained import Trained, open_trained
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     metadata = {
         "names": json.dumps(dict(enumerate(trained.names))),
         "imgsz": json.dumps(size),
-        "stride": json.dumps(max(trained.model.head.strides)),
+        "stride": json.dumps(largest_stride(trained.model)),
     }
     images = _real_images(config, trained, size)
     file = weights.with_suffix(_SUFFIXES[config.format])

@@ -12,17 +12,12 @@ import torch
 from hvd_yolo import checkpoint, cli
 from hvd_yolo.comm import Comm, agree, connect, gather_json, launch, log
 from hvd_yolo.config import PredictConfig, check_values, parse
+from hvd_yolo.data.drawing import draw_boxes
 from hvd_yolo.data.loader import Batch, evaluation_batches
 from hvd_yolo.data.sources import Sources
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import detection_rows, results_json
 from hvd_yolo.weights.trained import Trained, open_ensemble
-
-# Colours of the classes, BGR, in turn; each is told from white and black text.
-_COLOURS = (
-    (56, 56, 255), (49, 210, 207), (10, 249, 72), (255, 115, 100), (236, 24, 0), (255, 56, 132),
-    (133, 0, 82), (255, 56, 203), (200, 149, 255), (199, 55, 255),
-)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:
@@ -66,7 +61,7 @@ def _detect(
     for batch in batches:
         for message in batch.unreadable:
             log(comm).error("not detected on, an unreadable image: %s", message)
-        for i, item_rows in enumerate(_rows_of(batch, model, comm.device, size)):
+        for i, item_rows in enumerate(_rows_of(batch, model, comm.device)):
             item = batch.items[i]
             index = item.image_id - 1
             name = sources.name(index)
@@ -81,14 +76,12 @@ def _detect(
 
 
 @torch.no_grad()
-def _rows_of(
-    batch: Batch, model: torch.nn.Module, device: torch.device, size: int
-) -> list[np.ndarray]:
+def _rows_of(batch: Batch, model: torch.nn.Module, device: torch.device) -> list[np.ndarray]:
     if not batch.items:
         return []
     images, _ = batch.to_model(device, next(model.parameters()).dtype)
     return [
-        detection_rows(item, detections, size)
+        detection_rows(item, detections)
         for item, detections in zip(batch.items, model(images), strict=True)
     ]
 
@@ -96,21 +89,10 @@ def _rows_of(
 def draw(image: np.ndarray, rows: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """A copy of a picture (H, W, 3) BGR with its detections (D, 7), the surest on top."""
     picture = image.copy()
-    width = max(1, round(max(image.shape[:2]) / 320))
-    for _, *box, score, label in rows[np.argsort(rows[:, 5], kind="stable")].tolist():
-        colour = _COLOURS[int(label) % len(_COLOURS)]
-        left, top, right, bottom = (round(side) for side in box)
-        cv2.rectangle(picture, (left, top), (right, bottom), colour, width, cv2.LINE_AA)
-        text, scale = f"{names[int(label)]} {score:.2f}", 0.35 + 0.1 * width
-        (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        # Above the box, or inside where there is no room.
-        base = top - 3 if top > text_height + 6 else top + text_height + 4
-        corner = (left + text_width + 3, base - text_height - 3)
-        cv2.rectangle(picture, (left, base + 3), corner, colour, cv2.FILLED)
-        white = (255, 255, 255) if sum(colour) < 400 else (0, 0, 0)
-        cv2.putText(
-            picture, text, (left + 2, base), cv2.FONT_HERSHEY_SIMPLEX, scale, white, 1, cv2.LINE_AA
-        )
+    rows = rows[np.argsort(rows[:, 5], kind="stable")]
+    scores, labels = rows[:, 5], rows[:, 6].astype(int)
+    texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    draw_boxes(picture, rows[:, 1:5], labels, texts, max(1, round(max(image.shape[:2]) / 320)))
     return picture
 
 

@@ -55,7 +55,7 @@ class _Kitchen:
         self.model.load_state_dict(state)
         self.config.eval.loss = False
         batches = self.batches(self.val_set)
-        found = evaluate(self.model, self.val_set, batches, self.comm, self.size, self.config.eval)
+        found = evaluate(self.model, self.val_set, batches, self.comm, self.config.eval)
         return found.metrics["AP"]
 
 

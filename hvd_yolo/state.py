@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hvd_yolo.comm import Comm, broadcast_bytes
 from hvd_yolo.config import Config
 from hvd_yolo.errors import InputError
-from hvd_yolo.models import YOLO, build_model
+from hvd_yolo.models import YOLO, build_model, largest_stride
 from hvd_yolo.models.freezing import freeze
 from hvd_yolo.optim import Ema, build_optimizer
 
@@ -76,10 +76,10 @@ def new_state(config: Config, num_classes: int, device: torch.device) -> TrainSt
         conf=limits.conf, iou=limits.iou, max_detections=limits.max_detections,
     )  # fmt: skip
     model.to(device, getattr(torch, config.train.dtype)).train()
-    if isinstance(model, YOLO) and config.imgsz % max(model.head.strides):
+    if config.imgsz % largest_stride(model):
         raise InputError(
             f"imgsz is {config.imgsz}, for {config.model} it must be a multiple of "
-            f"{max(model.head.strides)}, its largest stride"
+            f"{largest_stride(model)}, its largest stride"
         )
     freeze(model, config.train.freeze)
     if config.train.checkpoint_activations:

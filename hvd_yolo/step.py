@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from hvd_yolo.errors import InputError
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import Losses, as_losses
 from hvd_yolo.pace import Pace
+from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 
 # The first entries of the vector that is summed over ranks with each update; the loss terms follow,
@@ -146,18 +146,13 @@ class Step:
         """Losses of one micro-batch, back-propagated, and its images, unreadable images and seconds
         of wait."""
         counts = [float(len(batch)), float(len(batch.unreadable)), self._waited]
-        if len(batch):
-            images, targets = batch.to_model(self._comm.device, self._dtype)
-        elif self._config.train.sync_bn:
-            # The other ranks wait in each BatchNorm for this one's share, though it is empty.
-            size = self._config.imgsz
-            images = torch.zeros((0, 3, size, size), dtype=self._dtype, device=self._comm.device)
-            targets = []
-        else:
+        if not len(batch) and not self._config.train.sync_bn:
             return None, counts
+        # With sync_bn the others wait in each BatchNorm for this rank's share, though it be empty.
+        images, targets = batch.to_model(self._comm.device, self._dtype)
         if not self._config.train.channels_last:
             images = images.contiguous()
-        with self._autocast():
+        with autocast(self._config.train.amp, self._comm.device):
             losses = as_losses(state.model(images, targets), len(batch))
         state.scaler.scale(self._divided(losses, state)).backward()
         return losses, counts
@@ -174,10 +169,6 @@ class Step:
             )
         values = torch.stack([losses.terms[name] for name in state.term_names])
         return (values / state.loss_weights[1:]).sum()
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.train.amp)
-        return torch.autocast(self._comm.device.type, dtype=low, enabled=low is not None)
 
     def _sum_over_ranks(
         self, state: TrainState, passes: list[tuple[Losses | None, list[float]]]

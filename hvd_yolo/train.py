@@ -5,26 +5,26 @@ horovodrun -np 16 -H node1:8,node2:8 python -m hvd_yolo.train --data coco.yaml -
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from hvd_yolo import checkpoint, cli
+from hvd_yolo import checkpoint, cli, feed
+from hvd_yolo.autobatch import find_batch_size
 from hvd_yolo.comm import Comm, agree, batch_norm, broadcast_bytes, connect, launch
 from hvd_yolo.config import Config, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
-from hvd_yolo.data.loader import Batch, TrainingItems, evaluation_batches, training_batches
 from hvd_yolo.errors import InputError
-from hvd_yolo.evaluate import Evaluation, evaluate
-from hvd_yolo.models import YOLO
+from hvd_yolo.models import YOLO, largest_stride
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.trial import try_detector
 from hvd_yolo.pace import Pace, make_pace
-from hvd_yolo.report import Report, environment
+from hvd_yolo.precision import choose_amp
+from hvd_yolo.report import Report, environment, slow_data_remedy
 from hvd_yolo.state import TrainState, new_state, share_state
 from hvd_yolo.step import Step
 from hvd_yolo.weights import load_weights
@@ -53,8 +53,10 @@ def fit(
     step = Step(config, comm, pace)
     step.prepare(state)
 
-    batches = _open_training(state, config, comm, train_set, pace)
-    validate = _open_validation(config, comm, val_set) if val_set else None
+    order = feed.make_order(config, comm, train_set, pace, largest_stride(state.model))
+    start = (state.epoch, state.images_seen)
+    batches = feed.open_training(config, comm, train_set, order, pace, start)
+    validate = feed.open_validation(config, comm, val_set) if val_set else None
 
     report.resumed_at(state.updates)
     while not pace.is_over(state.epoch, state.updates):
@@ -117,6 +119,8 @@ def main(argv: Sequence[str]) -> None:
         if not isinstance(state.model, YOLO):
             try_detector(state.model, config.model, len(train_set.names), config.imgsz)
         metrics_bytes = _restore(state, config, is_resumed) if comm.is_main else 0
+    if config.batch_size == -1:
+        config.batch_size = find_batch_size(state.model, config, comm, train_set)
     if config.train.autoanchor and not is_resumed:
         _fit_anchors(state, config, comm, train_set)
     with agree(comm):
@@ -129,47 +133,28 @@ def main(argv: Sequence[str]) -> None:
 
     pace = make_pace(config, len(train_set), comm.size)
     total_updates = pace.total_updates(state.epoch, state.images_seen, state.updates)
-    report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, total_updates)
+    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    remedy = slow_data_remedy(config.loader.cache, num_workers)
+    report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, total_updates, remedy)
     report.say(_banner(config, comm, pace, state, train_set, val_set))
-    fit(state, config, comm, train_set, val_set, report, folder / "checkpoints")
+    side = feed.largest_side(config, largest_stride(state.model))
+    with ExitStack() as stack:
+        with agree(comm):
+            train_set = feed.kept(stack, config.loader, train_set, side, comm)
+            val_set = val_set and feed.kept(stack, config.loader, val_set, config.imgsz, comm)
+        fit(state, config, comm, train_set, val_set, report, folder / "checkpoints")
     best = f"; best AP {state.best:.4f} in {folder}/checkpoints/best.pt" if val_set else ""
     report.say(f"done: {state.updates} updates{best}")
     report.close()
 
 
-def _open_training(
-    state: TrainState, config: Config, comm: Comm, train_set: Dataset, pace: Pace
-) -> Iterator[Batch]:
-    """The micro-batches of this rank, from where the state stands."""
-    items = TrainingItems(train_set, config.augment, config.imgsz, config.seed, pace.closing_epoch)
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
-    start = (state.epoch, state.images_seen)
-    return training_batches(
-        items, pace.dealing, start, comm.rank, num_workers, config.loader.prefetch
-    )
-
-
-def _open_validation(
-    config: Config, comm: Comm, val_set: Dataset
-) -> Callable[[nn.Module], Evaluation]:
-    """A function that scores a model; its loader's workers stay from one call to the next."""
-    options = config.eval
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
-    block = options.batch_size or config.batch_size
-    batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
-
-    def validate(model: nn.Module) -> Evaluation:
-        """The model's score on the validation split."""
-        return evaluate(model, val_set, batches, comm, config.imgsz, options)
-
-    return validate
-
-
 def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
-    """The config of rank 0 with its output folder, and whether a checkpoint is there to go on from;
-    on all ranks."""
+    """The config of rank 0 with its output folder and precision, and whether a checkpoint is there
+    to go on from; on all ranks."""
     if comm.is_main and not config.output:
         config.output = str(cli.next_free("exp"))
+    train = config.train
+    train.amp = choose_amp(train.amp, train.dtype, config.model, comm.device)
     is_resumed = bool(config.resume) and _last(config).is_file()
     said = json.dumps({"config": to_yaml(config), "is_resumed": is_resumed})
     heard = json.loads(broadcast_bytes(comm, said.encode()))
@@ -214,6 +199,9 @@ def _banner(
     train_set: Dataset,
     val_set: Dataset | None,
 ) -> str:
+    loader = config.loader
+    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    staged = f", files staged in {loader.stage}" if loader.stage else ""
     num_parameters = sum(p.numel() for p in state.model.parameters())
     evaluated = f", {len(val_set)} to evaluate" if val_set else ""
     settings = " ".join(f"{name}={value}" for name, value in comm.settings.items())
@@ -221,12 +209,14 @@ def _banner(
     return (
         f"run: {config.output}\n"
         f"model: {config.model}, {num_parameters:,} parameters, {config.imgsz} pixels, "
-        f"{config.train.dtype if config.train.amp == 'none' else config.train.amp}\n"
+        f"{config.train.dtype if config.train.amp == 'none' else config.train.amp}"
+        f"{', channels_last' if config.train.channels_last else ''}\n"
         f"data: {config.data}, {len(train_set)} images to train on{evaluated}, "
         f"{len(train_set.names)} classes\n"
         f"ranks: {comm.size} by {comm.name} on {comm.device.type}, {torch.get_num_threads()} "
         f"threads each"
         f"{', ' + settings if settings else ''}\n"
+        f"loader: {num_workers or 'no'} worker processes a rank, cache {loader.cache}{staged}\n"
         f"{pace.banner()}\n{went_on}"
     ).rstrip()
 

@@ -74,13 +74,3 @@ def test_nms_of_nothing_and_of_a_limit():
     boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]])
     kept = box_ops.nms(boxes, torch.tensor([0.1, 0.9, 0.5]), torch.zeros(3), 0.5, 2)
     assert kept.tolist() == [1, 2]
-
-
-def test_letterbox_goes_back_exactly():
-    rng = np.random.default_rng(0)
-    for width, height in ((640, 480), (333, 500), (17, 1000), (320, 320)):
-        box = box_ops.letterbox(width, height, 320)
-        assert max(box.width, box.height) == 320
-        corners = np.sort(rng.uniform(0, 1, (50, 2, 2)), axis=1).reshape(-1, 4)
-        boxes = corners * (width, height, width, height)
-        assert np.abs(box.undo(box.apply(boxes), width, height) - boxes).max() < 1e-9

@@ -37,6 +37,9 @@ def test_wrong_types_and_values_are_named():
     assert '"epochs"' in refusal("--epochs", "many")
     assert '"device"' in refusal("--device", "gpu")
     assert "batch_size is 0" in refusal("--batch_size", "0")
+    assert "batch_size is -2" in refusal("--batch_size", "-2")
+    amp = ("--train.dtype", "float64", "--train.amp", "bf16")
+    assert "train.amp needs train.dtype float32" in refusal(*amp)
     assert "multiple of 32" in refusal("--imgsz", "100")
     assert "train.accumulate" in refusal("--global_batch", "8", "--train.accumulate", "2")
 
@@ -64,6 +67,21 @@ def test_resume_refuses_changed_mathematics_unless_overridden(tmp_path):
     assert config.load(changed).optim.lr == 0.3
     assert "no such key" in refusal("--resume", str(tmp_path), "--override", "lrr")
     assert "no run there" in refusal("--resume", str(tmp_path / "elsewhere"))
+
+
+def test_a_resumed_run_keeps_what_it_chose_by_itself(tmp_path):
+    """The same command again asks to choose; the run's own folder knows the choice."""
+    command = ["--train.amp", "auto", "--batch_size", "-1", "--output", str(tmp_path)]
+    first = config.load(command)
+    assert (first.train.amp, first.batch_size) == ("auto", -1)
+    first.train.amp, first.batch_size = "bf16", 24
+    (tmp_path / "config.yaml").write_text(config.to_yaml(first))
+    for again in (command, ["--resume", str(tmp_path)]):
+        loaded = config.load(again)
+        assert (loaded.train.amp, loaded.batch_size) == ("bf16", 24)
+    assert "train.amp is 'none'" in refusal("--resume", str(tmp_path), "--train.amp", "none")
+    anew = config.load([*command, "--override", "batch_size"])
+    assert (anew.train.amp, anew.batch_size) == ("bf16", -1)
 
 
 def test_help_shows_every_option_with_a_line(capsys):

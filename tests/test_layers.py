@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room(file):
+    """The folder or file right below the package. A room's own command line is a verb, above all
+    rooms."""
+    if file.name == "__main__.py":
+        return "__main__"
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -37,13 +43,14 @@ def rooms_imported(name):
 def test_foundations_import_nothing_above_them():
     assert rooms_imported("errors") == set()
     assert rooms_imported("boxes") == set()
+    assert rooms_imported("letterbox") == set()
     assert rooms_imported("config") <= {"errors"}
     assert rooms_imported("comm") <= {"errors", "config"}
 
 
 def test_models_and_data_do_not_know_each_other():
     assert rooms_imported("models") <= {"boxes", "config", "errors"}
-    assert rooms_imported("data") <= {"boxes", "config", "errors"}
+    assert rooms_imported("data") <= {"letterbox", "config", "errors"}
 
 
 def test_nobody_imports_train():
@@ -67,6 +74,14 @@ def test_a_package_is_spoken_in_its_room_only(package, allowed):
         if any(name == package or name.startswith(package + ".") for name in imports(file))
     }
     assert users <= allowed
+
+
+def test_a_loader_process_imports_only_what_it_needs():
+    """There are many, and each would hold its own copy."""
+    program = "import sys, hvd_yolo.data.worker, hvd_yolo.data.cache; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert not {"torch", "jsonargparse", "tqdm", "pycocotools"} & set(done.stdout.split())
 
 
 def test_only_comm_and_clis_read_the_environment():

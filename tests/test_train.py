@@ -67,11 +67,12 @@ def test_a_plain_command_takes_the_next_free_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_low_precision_follows_float32(tmp_path, amp):
     options = (*SMALL, "--report.every", "1", "--eval.every", "0")
-    train(1, tmp_path / "a", *options)
+    train(1, tmp_path / "a", *options, "--train.amp", "none")
     train(1, tmp_path / "b", *options, "--train.amp", amp)
     exact, low = losses(tmp_path / "a"), losses(tmp_path / "b")
     assert exact[0] != low[0]
-    assert sum(low[0].values()) == pytest.approx(sum(exact[0].values()), rel=0.02)
+    # Eight bits of mantissa also change which points are assigned to an object.
+    assert sum(low[0].values()) == pytest.approx(sum(exact[0].values()), rel=0.05)
     assert sum(low[-1].values()) == pytest.approx(sum(exact[-1].values()), rel=0.2)
 
 
@@ -150,7 +151,7 @@ def test_unreadable_images_are_named_and_skipped_up_to_the_limit(tmp_path):
     ]  # fmt: skip
     done = run_job(1, ["-m", "hvd_yolo.train", *options, "--output", str(tmp_path / "a")])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("im3.png: not an image that OpenCV can decode") == 2
+    assert done.stdout.count("im3.png: not a JPEG, PNG, BMP, TIFF or WebP image") == 2
     lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["images"] for line in lines) == [3, 3, 4, 4]
     limit = ("--loader.max_unreadable", "0", "--output", str(tmp_path / "b"))

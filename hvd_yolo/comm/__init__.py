@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.comm import launch
+from hvd_yolo.comm import allocator, launch
 from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.errors import InputError
 
@@ -26,8 +26,8 @@ class Comm(Protocol):
     """One rank's view of the job. `size` ranks, this one is `rank`; `local_rank` of `local_size` on
     its host.
 
-    `device` is where this rank computes; `settings` is what connect() chose for the engine, for the
-    run's records.
+    `device` is where this rank computes; `settings` is what connect() chose for the engine and the
+    process, for the run's records.
     """
 
     name: str
@@ -111,6 +111,8 @@ def connect(backend: str = "auto", device: str = "auto", latency_bound: bool = F
         comm.device = launch.choose_device(device, comm.local_rank, comm.local_size, num_gpus)
     if comm.device.type == "cuda":
         torch.cuda.set_device(comm.device)
+    else:
+        comm.settings |= allocator.keep_freed_memory()
     launch.refuse_shared_gpus(gather_json(comm, launch.gpu_identity(comm.rank, comm.device)))
     torch.set_num_threads(launch.threads_per_rank(comm.local_size))
     return comm

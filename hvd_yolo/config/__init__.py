@@ -1,4 +1,5 @@
-"""Every option of hvd_yolo, and how a command line becomes a Config."""
+"""Every option of hvd_yolo, and how a command line becomes a Config; data_verbs holds those of
+`python -m hvd_yolo.data`."""
 
 from hvd_yolo.config.options import (
     AugmentConfig,
@@ -8,6 +9,7 @@ from hvd_yolo.config.options import (
     EvalConfig,
     LoaderConfig,
     OptimConfig,
+    OrderConfig,
     ReportConfig,
     TrainConfig,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "FuseConfig",
     "LoaderConfig",
     "OptimConfig",
+    "OrderConfig",
     "PredictConfig",
     "ReportConfig",
     "SoupConfig",

@@ -86,16 +86,46 @@ class AugmentConfig:
 
 @dataclass
 class LoaderConfig:
-    """How images reach the training loop.
+    """How images reach the training loop; nothing of it changes what the model sees.
 
     Args:
+        cache: images decoded and cut to size once for all ranks of a node, on disk (kept for the
+            next run) or in ram (/dev/shm, until the last run that uses it ends); none: decoded
+            each time.
+        folder: of the cache; empty: /var/tmp/hvd_yolo-UID for disk, /dev/shm/hvd_yolo-UID for ram.
+        stage: folder on a fast local disk to which the image files are copied once for all ranks
+            of a node, for data on a network file system; empty: read where they lie.
         prefetch: batches each worker reads ahead.
         max_unreadable: unreadable images of an epoch, all ranks together, that are named and
             skipped before the run ends with an error.
     """
 
-    prefetch: int = 4
+    cache: Literal["none", "ram", "disk"] = "none"
+    folder: str = ""
+    stage: str = ""
+    prefetch: int = 2
     max_unreadable: int = 100
+
+
+@dataclass
+class OrderConfig:
+    """Which images an update takes, and how large; the same on any number of ranks.
+
+    Args:
+        rect: an update takes images of like shape, and its input is the smallest rectangle that
+            holds them; without mosaic, mixup and cutmix. Needs global_batch.
+        multi_scale: the input size of each update is drawn from imgsz x (1 -+ this share).
+        class_balance: images with rare classes are drawn more often, with replacement, by the
+            (f_max / f)^class_balance of their rarest class, f the share of images that have it;
+            0.5 is the square root of LVIS, 0 draws each image once an epoch.
+        image_weights: text file, `NAME WEIGHT` a line: an image's file name and how often it is
+            drawn against those without a line, which have weight 1.
+    """
+
+    rect: bool = False
+    multi_scale: float = 0.0
+    class_balance: float = 0.0
+    image_weights: str = ""
 
 
 @dataclass
@@ -105,7 +135,9 @@ class TrainConfig:
     Args:
         accumulate: passes of batch_size images a rank makes before each update; global_batch
             computes it by itself.
-        amp: forward and backward in none (float32), bf16 or fp16 (with loss scaling).
+        amp: forward and backward in none (float32), bf16, fp16 (with loss scaling), or auto: bf16
+            for built-in models on a CPU that has the instructions, else none; decided by rank 0 at
+            the start of a run.
         sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
         freeze: layers that are not trained, their names or the beginnings of these, comma
@@ -118,7 +150,7 @@ class TrainConfig:
     """
 
     accumulate: int = 1
-    amp: Literal["none", "bf16", "fp16"] = "none"
+    amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     sync_bn: bool = False
     freeze_bn: bool = False
     freeze: str = ""
@@ -204,11 +236,12 @@ class Config:
             num_classes.
         weights: file to start from: a checkpoint of ours, of Ultralytics, YOLOv5 or YOLOX, or
             safetensors; classes may differ, layers that fit are taken.
-        data: shapes (drawn, needs no files), an Ultralytics data.yaml, a COCO folder or a Pascal
-            VOC folder.
+        data: shapes (drawn, needs no files), a data.yaml (of Ultralytics, or of tar shards), a COCO
+            folder or a Pascal VOC folder.
         imgsz: side of the square model input, pixels.
         epochs: passes over the training images.
-        batch_size: images a rank handles at once.
+        batch_size: images a rank handles at once; -1: as many as fit into the memory, found at the
+            start of a run.
         global_batch: images per update over all ranks, whatever their number; 0: batch_size x ranks
             x train.accumulate.
         max_updates: stop after so many updates; 0: no limit.
@@ -223,6 +256,7 @@ class Config:
         optim: optimizer and learning rate.
         augment: what happens to training images.
         loader: how images reach the loop.
+        order: which images an update takes, and how large.
         train: the training step.
         comm: how ranks talk.
         checkpoint: when state is written.
@@ -247,6 +281,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     comm: CommConfig = field(default_factory=CommConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

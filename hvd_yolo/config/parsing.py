@@ -5,13 +5,15 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import jsonargparse
 import yaml
 
 from hvd_yolo.config.options import Config
 from hvd_yolo.errors import InputError
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 T = TypeVar("T")
 _TRAIN = "hvd_yolo.train"
@@ -39,6 +41,7 @@ def load(argv: Sequence[str]) -> Config:
     if folder and saved_file.is_file():
         saved = parse(Config, ["--config", str(saved_file)], _TRAIN)
         config = parse(Config, ["--config", str(saved_file), *argv], _TRAIN)
+        _keep_choices(saved, config)
         _refuse_changes(saved, config, saved_file)
         config = dataclasses.replace(config, output=folder, resume=folder)
     _check_training(config)
@@ -79,8 +82,13 @@ def parse(kind: type[T], argv: Sequence[str], prog: str) -> T:
 
 
 def _instantiate(
-    kind: type[T], prog: str, parse: Callable[[jsonargparse.ArgumentParser], jsonargparse.Namespace]
+    kind: type[T],
+    prog: str,
+    parse: "Callable[[jsonargparse.ArgumentParser], jsonargparse.Namespace]",
 ) -> T:
+    # Here, for loader processes import the options but parse none: 8 MB in each of them.
+    import jsonargparse
+
     parser = jsonargparse.ArgumentParser(
         prog=f"python -m {prog}",
         description=kind.__doc__.split("\n")[0],
@@ -104,8 +112,22 @@ def _instantiate(
     return kind(**arguments)
 
 
+def _keep_choices(saved: Config, config: Config) -> None:
+    """What the run chose by itself when it started stays, also when the command line asks it to
+    choose."""
+    allowed = _overridden(config)
+    if config.train.amp == "auto" and "train.amp" not in allowed:
+        config.train.amp = saved.train.amp
+    if config.batch_size == -1 and "batch_size" not in allowed:
+        config.batch_size = saved.batch_size
+
+
+def _overridden(config: Config) -> set[str]:
+    return {key.strip() for key in config.override.split(",") if key.strip()}
+
+
 def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
-    allowed = {key.strip() for key in config.override.split(",") if key.strip()}
+    allowed = _overridden(config)
     old, new = flatten(saved), flatten(config)
     for key in sorted(allowed - old.keys()):
         raise InputError(f"--override {key}: there is no such key")
@@ -137,7 +159,8 @@ def check_values(config: object) -> None:
 
 
 def _check_training(config: Config) -> None:
-    check_values(config)
+    # -1 is a batch size that is found later.
+    check_values(dataclasses.replace(config, batch_size=1) if config.batch_size == -1 else config)
     if config.imgsz == 0:
         raise InputError("imgsz is 0, it must be at least 32")
     if config.global_batch and config.train.accumulate != 1:
@@ -146,7 +169,12 @@ def _check_training(config: Config) -> None:
             "the "
             "passes follow from batch_size, so leave train.accumulate out"
         )
-    if config.train.dtype == "float64" and config.train.amp != "none":
+    if config.order.rect and not config.global_batch:
+        raise InputError(
+            "order.rect cuts its updates from images sorted by shape, which must not depend on the "
+            "number of ranks: give --global_batch"
+        )
+    if config.train.dtype == "float64" and config.train.amp not in ("auto", "none"):
         raise InputError("train.amp needs train.dtype float32")
 
 
@@ -158,6 +186,7 @@ _RANGES = {
     "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
     "report.every": (1, math.inf), "eval.every": (0, math.inf), "eval.batch_size": (0, math.inf),
     "eval.max_detections": (1, math.inf), "eval.max_unreadable": (0, math.inf),
+    "order.multi_scale": (0, 0.9), "order.class_balance": (0, 1),
     "augment.scale": (0, 0.99), "augment.perspective": (0, 0.001),
     "augment.translate": (0, 1), "augment.mosaic": (0, 1), "augment.mixup": (0, 1),
     "augment.cutmix": (0, 1), "augment.crop": (0, 1), "augment.fliplr": (0, 1),

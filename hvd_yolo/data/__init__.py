@@ -1,20 +1,25 @@
 """Data sets, and how their images reach the ranks. open_dataset() tells the formats apart."""
 
+import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from hvd_yolo.data import coco, voc, yolo_txt
-from hvd_yolo.data.dataset import Annotations, Dataset, Sample, UnreadableImage
+from hvd_yolo.data import coco, shards, voc, yolo_txt
+from hvd_yolo.data.dataset import Annotations, Dataset, Sample
+from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.shapes import Shapes
-from hvd_yolo.errors import InputError
+from hvd_yolo.data.text_files import read_text
+from hvd_yolo.errors import InputError, MissingSplit
 
 __all__ = [
     "Annotations", "Dataset", "Sample", "UnreadableImage", "different_names", "open_dataset",
+    "open_splits",
 ]  # fmt: skip
 
 _FORMS = (
-    "expected `shapes`, a data.yaml of Ultralytics, a COCO folder "
+    "expected `shapes`, a data.yaml of Ultralytics or of tar shards, a COCO folder "
     "(annotations/instances_SPLIT.json) or a Pascal VOC "
     "folder (Annotations/ and ImageSets/Main/SPLIT.txt)"
 )
@@ -25,8 +30,8 @@ def open_dataset(path: str, split: str) -> Dataset:
 
     path: `shapes` or `shapes:N` (N drawn training images), a YAML file, a COCO folder or a VOC
     folder. A YAML file may name `format: coco` or `format: voc` beside `path` and `names`, to fix
-    the order of the classes. Raises InputError when there is nothing of that kind, or nothing in
-    it.
+    the order of the classes, or `format: webdataset` for YOLO text in tar shards. Raises InputError
+    when there is nothing of that kind, or nothing in it.
     """
     if path == "shapes" or path.startswith("shapes:"):
         return Shapes.from_name(path, split)
@@ -46,6 +51,35 @@ def open_dataset(path: str, split: str) -> Dataset:
     return dataset
 
 
+def open_splits(path: str, splits: Sequence[str] = ()) -> dict[str, Dataset]:
+    """The splits named, each of which must be there, or those of train, val and test that are.
+
+    All have the same classes. Raises InputError as open_dataset does, and when there is no split.
+    """
+    if splits:
+        found = {split: open_dataset(path, split) for split in splits}
+    else:
+        found = _splits_there(path)
+    first, names = next((split, dataset.names) for split, dataset in found.items())
+    for split, dataset in found.items():
+        if dataset.names != names:
+            what = f"the {split} split, beside the {first} split,"
+            raise InputError(different_names(what, dataset.names, names))
+    return found
+
+
+def _splits_there(path: str) -> dict[str, Dataset]:
+    found: dict[str, Dataset] = {}
+    for split in ("train", "val", "test"):
+        try:
+            found[split] = open_dataset(path, split)
+        except MissingSplit as error:
+            missing = error
+    if not found:
+        raise missing
+    return found
+
+
 def different_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> str:
     """What to say when a data set's classes are not those that are expected, in their order."""
     return (
@@ -57,17 +91,22 @@ def different_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]
 
 def _open_yaml(file: Path, split: str) -> Dataset:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text(file))
+    # ValueError: a date that there is not, say; RecursionError: brackets in brackets.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"data {file}: not a YAML file: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"data {file}: {_FORMS}")
     kind = content.get("format", "yolo")
-    folder = file.parent / str(content.get("path") or ".")
+    folder = yolo_txt.root_folder(file, content)
     if kind == "yolo":
         return yolo_txt.open_split(file, content, split)
+    if kind == "webdataset":
+        return shards.open_split(file, content, split)
     if kind == "coco":
         return coco.open_split(folder, split, yolo_txt.class_names(file, content))
     if kind == "voc":
         return voc.open_split(folder, split, yolo_txt.class_names(file, content))
-    raise InputError(f"data {file}: format is {kind!r}, it must be yolo, coco or voc")
+    raise InputError(
+        f"data {file}: format is {reprlib.repr(kind)}, it must be yolo, coco, voc or webdataset"
+    )

@@ -1,47 +1,27 @@
-"""Batches for a rank: torch's DataLoader over the keys that order.py deals, in forkserver workers.
+"""Batches for a rank, filled ahead by workers into slots that are used again and again."""
 
-Workers hold nothing of CUDA or MPI (a fork of a process with either may hang or crash); one thread
-each, since there is one worker a core.
-"""
-
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from hvd_yolo import boxes as box_ops
-from hvd_yolo.config import AugmentConfig
-from hvd_yolo.data.dataset import Annotations, Dataset, UnreadableImage, load_sample
-from hvd_yolo.data.mosaic import training_picture
-from hvd_yolo.data.order import Dealing, Keys, evaluation_blocks, keyed_rng
-from hvd_yolo.data.transforms import letterbox_layer, render
-
-
-@dataclass
-class Item:
-    """One input image (S, S, 3) uint8 RGB with its boxes (N, 4) in input pixels and labels (N).
-
-    width and height are those of the file; truth is what evaluation scores against, in pixels of
-    the file.
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    image_id: int
-    width: int = 0
-    height: int = 0
-    truth: Annotations | None = None
+from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.inputs import EvaluationInputs, Filled, Item, TrainingInputs
+from hvd_yolo.data.order import evaluation_blocks
+from hvd_yolo.data.worker import Inputs, WorkerPool
 
 
 @dataclass
 class Batch:
-    """B images (B, S, S, 3) uint8 RGB, their items without pixels, and the messages of images that
-    were skipped."""
+    """B inputs (B, H, W, 3) uint8 RGB, what belongs to each, and the messages of images that were
+    skipped.
+
+    The pixels lie in a slot of the loader: they hold until the next batch but one is asked for.
+    """
 
     images: Tensor
     items: list[Item]
@@ -50,132 +30,115 @@ class Batch:
     def __len__(self) -> int:
         return len(self.items)
 
-    def pin_memory(self) -> "Batch":
-        """Called by DataLoader: page-locked pixels are copied to the GPU while it computes."""
-        self.images = self.images.pin_memory()
-        return self
-
     def to_model(
         self, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Images (B, 3, S, S) in 0..1, channels_last in memory, and targets as a Detector takes
+        """Images (B, 3, H, W) in 0..1, channels_last in memory, and targets as a Detector takes
         them."""
         images = self.images.to(device, non_blocking=True).permute(0, 3, 1, 2).to(dtype) / 255
-        targets = [
-            {
-                "boxes": torch.from_numpy(item.boxes).to(device, dtype),
-                "labels": torch.from_numpy(item.labels).to(device),
-            }
-            for item in self.items
-        ]
-        return images, targets
+        # One transfer for all boxes and one for all labels.
+        counts = [len(item.labels) for item in self.items]
+        boxes = np.concatenate([np.zeros((0, 4)), *(item.boxes for item in self.items)])
+        labels = np.concatenate([np.zeros(0, np.int64), *(item.labels for item in self.items)])
+        boxes = torch.from_numpy(boxes).to(device, dtype).split(counts)
+        labels = torch.from_numpy(labels).to(device).split(counts)
+        return images, [
+            {"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)
+        ]  # fmt: skip
 
 
-class TrainingItems:
-    """What a worker holds to make training inputs from keys (epoch, index); a pure function of the
-    key."""
+class Loader:
+    """Batches 0, 1, ... of `inputs`, to `number` of them or without end, as often as they are gone
+    through.
+
+    From `num_workers` processes that read `prefetch` batches ahead each; 0 fills a batch in this
+    process when it is asked for.
+    """
 
     def __init__(
-        self, dataset: Dataset, config: AugmentConfig, size: int, seed: int, closing_epoch: int
+        self, inputs: Inputs, num_workers: int, prefetch: int = 2, number: int | None = None
     ) -> None:
-        self.dataset = dataset
-        self.config = config
-        self.size = size
-        self.seed = seed
-        self.closing_epoch = closing_epoch
+        # Its threads would compete with torch's.
+        cv2.setNumThreads(0)
+        self._inputs = inputs
+        self._num_workers = num_workers
+        self._ahead = num_workers * prefetch
+        self._number = number
+        # Beside those under way: the batch that is used, and the one before, which may still be on
+        # its way to the GPU.
+        num_slots = self._ahead + 2
+        if num_workers:
+            self._pool = WorkerPool(inputs, num_workers, num_slots)
+            self._slots = self._pool.slots
+        else:
+            self._slots = np.empty((num_slots, inputs.slot_bytes), dtype=np.uint8)
+        if torch.cuda.is_available():
+            _page_lock(self._slots)
 
-    def __getitem__(self, key: tuple[int, int]) -> Item | UnreadableImage:
-        epoch, index = key
-        rng = keyed_rng(self.seed, epoch, index)
-        is_closing = epoch >= self.closing_epoch
+    def __iter__(self) -> Iterator[Batch]:
+        asked, answered = 0, 0
+        last = sys.maxsize if self._number is None else self._number
         try:
-            picture = training_picture(self.dataset, index, rng, self.config, self.size, is_closing)
-        except UnreadableImage as error:
-            return error
-        image = cv2.cvtColor(picture.image, cv2.COLOR_BGR2RGB)
-        return Item(image, picture.boxes, picture.labels, self.dataset.image_id(index))
-
-
-class EvaluationItems:
-    """What a worker holds to make evaluation inputs from indices: the letterboxed image and its
-    truth."""
-
-    def __init__(self, dataset: Dataset, size: int) -> None:
-        self.dataset = dataset
-        self.size = size
-
-    def __getitem__(self, index: int) -> Item | UnreadableImage:
-        try:
-            sample = load_sample(self.dataset, index)
-        except UnreadableImage as error:
-            return error
-        height, width = sample.image.shape[:2]
-        picture = render([letterbox_layer(sample, self.size)], np.eye(3), self.size)
-        boxes = box_ops.letterbox(width, height, self.size).apply(sample.boxes)
-        truth = self.dataset.annotations(index, width, height)
-        image = cv2.cvtColor(picture.image, cv2.COLOR_BGR2RGB)
-        return Item(image, boxes, sample.labels, sample.image_id, width, height, truth)
+            for i in range(last):
+                slot = self._slots[i % len(self._slots)]
+                if not self._num_workers:
+                    yield _batch(self._inputs.fill(i, slot), slot)
+                    continue
+                while asked < min(i + self._ahead, last):
+                    self._pool.ask(asked % self._num_workers, asked, asked % len(self._slots))
+                    asked += 1
+                answered += 1
+                yield _batch(self._pool.answer(i % self._num_workers), slot)
+        except GeneratorExit:
+            # The next to go through the batches must not find answers to these questions.
+            for number in range(answered, asked if self._num_workers else 0):
+                if self._pool.is_open:
+                    self._pool.answer(number % self._num_workers)
+            raise
 
 
 def training_batches(
-    items: TrainingItems,
-    dealing: Dealing,
-    start: tuple[int, int],
-    rank: int,
-    num_workers: int,
-    prefetch: int,
+    inputs: TrainingInputs, num_workers: int, prefetch: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The micro-batches of a rank from `start`, (epoch, images seen in it), on and without end."""
-    epoch, images_seen = start
-    keys = dealing.all_micro_batches(items.seed, epoch, images_seen, rank)
-    return iter(_loader(items, keys, num_workers, prefetch))
+    """The micro-batches of a rank, without end; on a GPU the pixels are there already."""
+    batches = iter(Loader(inputs, num_workers, prefetch))
+    return _copied_ahead(batches, device) if device.type == "cuda" else batches
 
 
 def evaluation_batches(
     dataset: Dataset, size: int, block: int, rank: int, num_ranks: int, num_workers: int
-) -> Iterable[Batch]:
+) -> Loader:
     """The batches that a rank evaluates; can be gone through again and again, the workers stay."""
     blocks = evaluation_blocks(len(dataset), block, rank, num_ranks)
-    workers = min(num_workers, len(blocks))
-    return _loader(EvaluationItems(dataset, size), blocks, workers, 2)
+    inputs = EvaluationInputs(dataset, size, blocks)
+    return Loader(inputs, min(num_workers, len(blocks)), number=len(blocks))
 
 
-def _loader(
-    items: TrainingItems | EvaluationItems,
-    keys: Iterable[Keys] | list[range],
-    num_workers: int,
-    prefetch: int,
-) -> DataLoader:
-    # In the training process too: its OpenCV threads would compete with torch's.
-    cv2.setNumThreads(0)
-    # A generator of its own, because DataLoader would otherwise draw from torch's global random
-    # state.
-    options = {"generator": torch.Generator().manual_seed(0)}
-    if num_workers > 0:
-        options |= {
-            "multiprocessing_context": "forkserver",
-            "persistent_workers": True,
-            "prefetch_factor": prefetch,
-            "worker_init_fn": _start_worker,
-            "pin_memory": torch.cuda.is_available(),
-        }
-    return DataLoader(
-        items, batch_sampler=keys, collate_fn=_collate, num_workers=num_workers, **options
-    )
+def _batch(filled: Filled, slot: np.ndarray) -> Batch:
+    count = len(filled.items)
+    pixels = slot[: count * filled.height * filled.width * 3]
+    images = torch.from_numpy(pixels.reshape(count, filled.height, filled.width, 3))
+    return Batch(images, filled.items, filled.unreadable)
 
 
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Each batch's pixels are copied to the GPU, on a stream of their own, while the batch before
+    is computed on."""
+    stream = torch.cuda.Stream(device)
+    under_way: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            batch.images = batch.images.to(device, non_blocking=True)
+        following = (batch, stream.record_event())
+        if under_way is not None:
+            # Done long since; only then may its slot be filled again.
+            under_way[1].synchronize()
+            under_way[0].images.record_stream(torch.cuda.current_stream(device))
+            yield under_way[0]
+        under_way = following
 
 
-def _collate(found: list[Item | UnreadableImage]) -> Batch:
-    items = [item for item in found if isinstance(item, Item)]
-    unreadable = [str(item) for item in found if isinstance(item, UnreadableImage)]
-    if items:
-        images = torch.from_numpy(np.stack([item.image for item in items]))
-    else:
-        images = torch.zeros((0, 0, 0, 3), dtype=torch.uint8)
-    for item in items:
-        item.image = np.zeros((0, 0, 3), dtype=np.uint8)
-    return Batch(images, items, unreadable)
+def _page_lock(slots: np.ndarray) -> None:
+    """Copies to the GPU run beside its computation only from memory that cannot be swapped."""
+    status = torch.cuda.cudart().cudaHostRegister(slots.ctypes.data, slots.nbytes, 0)
+    torch.cuda.check_error(int(status))

@@ -1,54 +1,101 @@
 """From an index to a training picture: mosaic, mixup and cutmix, everything keyed by (seed, epoch,
 index)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
-from hvd_yolo import boxes as box_ops
 from hvd_yolo.config import AugmentConfig
-from hvd_yolo.data.dataset import Dataset, Sample, UnreadableImage, load_sample
-from hvd_yolo.data.transforms import (
-    Layer,
-    Picture,
-    affine,
-    hsv,
-    letterbox_layer,
-    random_crop,
-    render,
-)
+from hvd_yolo.data.dataset import Dataset, Sample, load_sample
+from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.rendering import Layer, Picture, letterbox_layer, render
+from hvd_yolo.data.transforms import affine, random_crop
+from hvd_yolo.letterbox import letterbox
 
 # Partners drawn before a data set is taken to be unreadable altogether.
 _MOST_DRAWS = 20
 
 
-def training_picture(
-    dataset: Dataset,
-    index: int,
-    rng: np.random.Generator,
-    config: AugmentConfig,
-    size: int,
-    is_closing: bool,
-) -> Picture:
-    """The size x size picture of image `index`; its partners are drawn from `rng` too.
+@dataclass(frozen=True)
+class Composer:
+    """Makes training pictures of width x height pixels from images of at most `size`.
 
-    In the closing epochs `is_closing` is True and one image stays by itself: no mosaic, mixup or
-    cutmix. Raises UnreadableImage for the image; partners that cannot be read are drawn again.
+    is_alone: an image stays by itself, without mosaic, mixup and cutmix.
     """
-    sample = _load(dataset, index, rng, config)
-    picture = _compose(dataset, sample, rng, config, size, is_closing)
-    if not is_closing:
-        if rng.random() < config.mixup:
-            picture = mixup(rng, picture, _partner(dataset, rng, config, size))
-        if rng.random() < config.cutmix:
-            picture = cutmix(rng, picture, _partner(dataset, rng, config, size))
-    return picture._replace(image=hsv(rng, config, picture.image))
+
+    dataset: Dataset
+    config: AugmentConfig
+    size: int
+    width: int
+    height: int
+    is_alone: bool
+
+    def picture(self, index: int, rng: np.random.Generator) -> Picture:
+        """The picture of image `index`; its partners, any images of the data set, are drawn from
+        `rng` too.
+
+        Raises UnreadableImage for the image; partners that cannot be read are drawn again.
+        """
+        sample = self._load(index, rng)
+        # Now, also if the picture will not show it: each unreadable image is to be told once.
+        picture = self._compose(_decoded(sample), rng)
+        if not self.is_alone:
+            if rng.random() < self.config.mixup:
+                picture = mixup(rng, picture, self._partner(rng))
+            if rng.random() < self.config.cutmix:
+                picture = cutmix(rng, picture, self._partner(rng))
+        return picture
+
+    def _compose(self, sample: Sample, rng: np.random.Generator) -> Picture:
+        """The image under one random affine map, alone or in a mosaic with three others."""
+        width, height = self.width, self.height
+        if self.is_alone or rng.random() >= self.config.mosaic:
+            transform = affine(rng, self.config, (width, height), (width, height))
+            return render([letterbox_layer(sample, width, height)], transform, width, height)
+        centre = (rng.uniform(0.5, 1.5, 2) * (width, height)).tolist()
+        transform = affine(rng, self.config, (2 * width, 2 * height), (width, height))
+
+        def mosaic() -> Picture:
+            """With partners drawn now."""
+            samples = [sample, *(self._load_any(rng) for _ in range(3))]
+            return render(mosaic_layers(samples, *centre, width, height), transform, width, height)
+
+        return _until_readable(mosaic)
+
+    def _partner(self, rng: np.random.Generator) -> Picture:
+        return _until_readable(lambda: self._compose(_decoded(self._load_any(rng)), rng))
+
+    def _load_any(self, rng: np.random.Generator) -> Sample:
+        return self._load(int(rng.integers(len(self.dataset))), rng)
+
+    def _load(self, index: int, rng: np.random.Generator) -> Sample:
+        sample = load_sample(self.dataset, index, self.size)
+        return random_crop(rng, sample) if rng.random() < self.config.crop else sample
+
+
+def _until_readable(draw: Callable[[], Picture]) -> Picture:
+    """What `draw` gives at last; an unreadable partner is passed over, for it fails in its own
+    turn."""
+    for _ in range(_MOST_DRAWS):
+        try:
+            return draw()
+        except UnreadableImage as error:
+            last_error = error
+    raise last_error
+
+
+def _decoded(sample: Sample) -> Sample:
+    pixels = sample.pixels()
+    return sample._replace(pixels=lambda: pixels)
 
 
 def mosaic_layers(
-    samples: list[Sample], centre_x: float, centre_y: float, size: int
+    samples: list[Sample], centre_x: float, centre_y: float, width: int, height: int
 ) -> list[Layer]:
-    """Four images around one point of a 2 size x 2 size canvas, each scaled to the long side
-    `size`.
+    """Four images around one point of a canvas of twice the width and height, each as large as fits
+    into width x height.
 
     They touch at the point and reach outwards, top left, top right, bottom left, bottom right
     (YOLOv4, Bochkovskiy et al. 2020). What reaches over the canvas is seen only if the picture is
@@ -56,8 +103,7 @@ def mosaic_layers(
     """
     layers = []
     for position, sample in enumerate(samples):
-        height, width = sample.image.shape[:2]
-        box = box_ops.letterbox(width, height, size)
+        box = letterbox(sample.width, sample.height, width, height)
         x = centre_x - (box.width if position % 2 == 0 else 0)
         y = centre_y - (box.height if position < 2 else 0)
         matrix = np.array(((box.scale_x, 0, x), (0, box.scale_y, y), (0, 0, 1)))
@@ -80,11 +126,11 @@ def cutmix(rng: np.random.Generator, a: Picture, b: Picture) -> Picture:
     Boxes of `a` more than half covered go; boxes of `b` are clipped to the rectangle, and go with
     more than half outside it.
     """
-    size = a.image.shape[0]
-    side = np.sqrt(1 - rng.beta(1.0, 1.0)) * size
-    centre = rng.uniform(0, size, 2)
-    left, top = np.floor((centre - side / 2).clip(0, size)).astype(int)
-    right, bottom = np.ceil((centre + side / 2).clip(0, size)).astype(int)
+    size = np.array(a.image.shape[1::-1])
+    sides = np.sqrt(1 - rng.beta(1.0, 1.0)) * size
+    centre = rng.uniform(0, size)
+    left, top = np.floor((centre - sides / 2).clip(0, size)).astype(int)
+    right, bottom = np.ceil((centre + sides / 2).clip(0, size)).astype(int)
     image = a.image.copy()
     image[top:bottom, left:right] = b.image[top:bottom, left:right]
     window = (left, top, right, bottom)
@@ -96,45 +142,6 @@ def cutmix(rng: np.random.Generator, a: Picture, b: Picture) -> Picture:
         np.concatenate((a.boxes[keep_a], clipped)),
         np.concatenate((a.labels[keep_a], b.labels[keep_b])),
     )
-
-
-def _compose(
-    dataset: Dataset,
-    sample: Sample,
-    rng: np.random.Generator,
-    config: AugmentConfig,
-    size: int,
-    is_closing: bool,
-) -> Picture:
-    """The image under one random affine map, alone or in a mosaic with three others."""
-    if not is_closing and rng.random() < config.mosaic:
-        centre_x, centre_y = rng.uniform(0.5 * size, 1.5 * size, 2)
-        samples = [sample, *(_load_any(dataset, rng, config) for _ in range(3))]
-        layers = mosaic_layers(samples, centre_x, centre_y, size)
-        return render(layers, affine(rng, config, 2 * size, size), size)
-    return render([letterbox_layer(sample, size)], affine(rng, config, size, size), size)
-
-
-def _partner(
-    dataset: Dataset, rng: np.random.Generator, config: AugmentConfig, size: int
-) -> Picture:
-    return _compose(dataset, _load_any(dataset, rng, config), rng, config, size, False)
-
-
-def _load_any(dataset: Dataset, rng: np.random.Generator, config: AugmentConfig) -> Sample:
-    """Some image of the data set; an unreadable one is passed over, for it fails in its own
-    turn."""
-    for _ in range(_MOST_DRAWS):
-        try:
-            return _load(dataset, int(rng.integers(len(dataset))), rng, config)
-        except UnreadableImage as error:
-            last_error = error
-    raise last_error
-
-
-def _load(dataset: Dataset, index: int, rng: np.random.Generator, config: AugmentConfig) -> Sample:
-    sample = load_sample(dataset, index)
-    return random_crop(rng, sample) if rng.random() < config.crop else sample
 
 
 def _clip_to(boxes: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:

@@ -1,26 +1,38 @@
-"""Which images a rank sees at which update, as pure functions: no sampler has a state to save.
+"""Which images a rank sees at which update, and how large, as pure functions: no sampler has a
+state to save.
 
 An update takes the next `global_batch` images of its epoch's order and deals them to the ranks; a
 rank goes through its share in micro-batches. Start, resume in mid-epoch and another number of ranks
 differ in the arguments alone.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-# The stream of an epoch's order; augmentation streams are keyed by image indices, which stay far
-# below.
+# Streams of random numbers beside those of the images, whose places stay far below.
 _ORDER_STREAM = (1 << 40) - 1
+_SHAPE_STREAM = 1 << 39
 
-# What the loader is asked for: the images (epoch, index) of one micro-batch of one rank.
-Keys = list[tuple[int, int]]
+# Rectangular updates: shapes are told apart only so far, that the neighbours change by the epoch.
+_SHAPE_NOISE = 0.05
+
+
+class MicroBatch(NamedTuple):
+    """What a rank handles in one pass: the images that stand in `epoch` from place `first` on, by
+    index, as width x height inputs."""
+
+    epoch: int
+    first: int
+    indices: list[int]
+    width: int
+    height: int
 
 
 def keyed_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of image `index` in `epoch`: the same whoever asks, in whatever order.
+    """The random numbers of what stands at place `index` of an epoch's order: the same whoever
+    asks, and for an image that is drawn twice not the same twice.
 
     Philox is a counter-based generator, made to be keyed (Salmon et al. 2011). epoch below 2^24,
     index below 2^40.
@@ -28,12 +40,72 @@ def keyed_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, (epoch << 40) | index]))
 
 
-@lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
-    """A permutation (num_images) of the image indices, read-only."""
-    order = keyed_rng(seed, epoch, _ORDER_STREAM).permutation(num_images)
-    order.flags.writeable = False
-    return order
+@dataclass
+class Order:
+    """The images of each epoch in their order, and the shape of each update's inputs.
+
+    size: long side of the inputs. weights (N): images are drawn with these weights, with
+    replacement; None: each image once. aspects (N), width / height of the images: an update of
+    `group` images takes such of like shape, and its inputs are the smallest rectangle that holds
+    them; None: squares. multi_scale: the size of an update is drawn from 1 -+ this share. Sides are
+    multiples of `stride`.
+    """
+
+    seed: int
+    num_images: int
+    size: int
+    weights: np.ndarray | None = None
+    aspects: np.ndarray | None = None
+    group: int = 0
+    multi_scale: float = 0.0
+    stride: int = 32
+
+    def __post_init__(self) -> None:
+        self._latest = (-1, np.zeros(0, dtype=np.int64))
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The image indices (num_images) of an epoch, read-only."""
+        if self._latest[0] != epoch:
+            indices = self._indices(keyed_rng(self.seed, epoch, _ORDER_STREAM))
+            indices.flags.writeable = False
+            self._latest = (epoch, indices)
+        return self._latest[1]
+
+    def shape(self, epoch: int, images_seen: int, indices: np.ndarray) -> tuple[int, int]:
+        """(width, height) of the inputs of the update that takes these images after `images_seen`
+        of its epoch; the same on all ranks."""
+        aspects = np.ones(1) if self.aspects is None else self.aspects[indices]
+        width, height = min(1.0, aspects.max()), min(1.0, 1 / aspects.min())
+        if self.multi_scale == 0:
+            # Upwards, so that nothing is scaled down for the stride.
+            return self._whole(np.ceil, width), self._whole(np.ceil, height)
+        rng = keyed_rng(self.seed, epoch, _SHAPE_STREAM + images_seen)
+        scale = rng.uniform(1 - self.multi_scale, 1 + self.multi_scale)
+        return self._whole(np.rint, width * scale), self._whole(np.rint, height * scale)
+
+    @property
+    def largest_side(self) -> int:
+        """The longest side an input can have."""
+        return self._whole(np.rint if self.multi_scale else np.ceil, 1 + self.multi_scale)
+
+    def _whole(self, rounded: np.ufunc, share: float) -> int:
+        # Less a hair, for what is a multiple but for rounding.
+        return max(1, int(rounded(share * self.size / self.stride - 1e-9))) * self.stride
+
+    def _indices(self, rng: np.random.Generator) -> np.ndarray:
+        if self.weights is None:
+            indices = rng.permutation(self.num_images)
+        else:
+            shares = self.weights / self.weights.sum()
+            indices = rng.choice(self.num_images, self.num_images, p=shares)
+        if self.aspects is None:
+            return indices
+        noise = rng.uniform(-_SHAPE_NOISE, _SHAPE_NOISE, self.num_images)
+        indices = indices[np.argsort(np.log(self.aspects[indices]) + noise, kind="stable")]
+        # The short update stays the last of its epoch.
+        num_whole = self.num_images // self.group * self.group
+        groups = rng.permutation(indices[:num_whole].reshape(-1, self.group))
+        return np.concatenate((groups.ravel(), indices[num_whole:]))
 
 
 def share(num_items: int, rank: int, size: int) -> slice:
@@ -72,25 +144,29 @@ class Dealing:
         """Images, over all ranks, of the update that starts after `images_seen` of its epoch."""
         return min(self.global_batch, self.num_images - images_seen)
 
-    def micro_batches(self, seed: int, epoch: int, images_seen: int, rank: int) -> Iterator[Keys]:
-        """The micro-batches of one rank in one update; `passes` of them, of equal length but for
-        one, or empty."""
-        order = epoch_order(seed, epoch, self.num_images)
-        update = order[images_seen : images_seen + self.global_batch]
-        own = update[share(len(update), rank, self.size)]
-        for i in range(self.passes):
-            piece = own[i * self.micro_batch : (i + 1) * self.micro_batch]
-            yield [(epoch, int(index)) for index in piece]
+    def place(self, start: tuple[int, int], number: int) -> tuple[int, int, int]:
+        """(epoch, images seen in it, pass) of a rank's micro-batch `number`, counted from a start
+        (epoch, images seen in it) on, without end."""
+        update, pass_number = divmod(number, self.passes)
+        epoch, images_seen = start
+        left = -(-(self.num_images - images_seen) // self.global_batch)
+        if update < left:
+            return epoch, images_seen + update * self.global_batch, pass_number
+        epochs, update = divmod(update - left, self.updates_per_epoch)
+        return epoch + 1 + epochs, update * self.global_batch, pass_number
 
-    def all_micro_batches(
-        self, seed: int, epoch: int, images_seen: int, rank: int
-    ) -> Iterator[Keys]:
-        """From that update on, without end, epoch after epoch: what a loader reads ahead."""
-        while True:
-            while images_seen < self.num_images:
-                yield from self.micro_batches(seed, epoch, images_seen, rank)
-                images_seen += self.global_batch
-            epoch, images_seen = epoch + 1, 0
+    def micro_batch_at(
+        self, order: Order, start: tuple[int, int], number: int, rank: int
+    ) -> MicroBatch:
+        """Micro-batch `number` of a rank, counted from `start`; those of one update are of equal
+        length but for one, or empty."""
+        epoch, images_seen, pass_number = self.place(start, number)
+        update = order.epoch(epoch)[images_seen : images_seen + self.global_batch]
+        own = share(len(update), rank, self.size)
+        first = own.start + pass_number * self.micro_batch
+        piece = update[first : min(first + self.micro_batch, own.stop)]
+        shape = order.shape(epoch, images_seen, update)
+        return MicroBatch(epoch, images_seen + first, piece.tolist(), *shape)
 
 
 def evaluation_blocks(num_images: int, block: int, rank: int, size: int) -> list[range]:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from hvd_yolo.data.dataset import Annotations
-from hvd_yolo.errors import InputError
+from hvd_yolo.data.decoding import Scaled, scaled
+from hvd_yolo.errors import InputError, MissingSplit
 
 NAMES = ("disc", "square", "triangle", "cross", "star", "ring")
 _SIDES = ((320, 240), (240, 320), (288, 288))
@@ -26,6 +27,7 @@ class Shapes:
 
     names = NAMES
     category_ids = (1, 2, 3, 4, 5, 6)
+    is_clean = True
 
     def __init__(self, num_images: int, split_seed: int) -> None:
         self._num_images = num_images
@@ -38,7 +40,7 @@ class Shapes:
         if not number.isdigit() or int(number) < 4:
             raise InputError(f"data {name}: expected shapes:N with N of at least 4")
         if split not in _SPLIT_SEED:
-            raise InputError(f"data {name}: no {split} split; it has train, val and test")
+            raise MissingSplit(f"data {name}: no {split} split; it has train, val and test")
         num_images = int(number) if split == "train" else int(number) // 4
         return cls(num_images, _SPLIT_SEED[split])
 
@@ -52,6 +54,16 @@ class Shapes:
     def image(self, index: int) -> np.ndarray:
         """The drawing."""
         return _draw(self._split_seed, index)[0]
+
+    def scaled(self, index: int, size: int) -> Scaled:
+        """The drawing, its long side cut to at most `size`."""
+        image = self.image(index)
+        height, width = image.shape[:2]
+        return scaled(width, height, size, lambda: image)
+
+    def fingerprint(self) -> bytes:
+        """What is drawn depends on these alone."""
+        return repr(("shapes", self._num_images, self._split_seed)).encode()
 
     def annotations(self, index: int, width: int, height: int) -> Annotations:
         """The figures of the drawing that can still be seen."""

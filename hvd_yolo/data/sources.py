@@ -6,7 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hvd_yolo.data.dataset import Annotations, UnreadableImage
+from hvd_yolo.data.dataset import WHOLE, Annotations
+from hvd_yolo.data.decoding import Scaled, UnreadableImage, open_image, read_file, scaled
 from hvd_yolo.errors import InputError
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -18,6 +19,8 @@ class Sources:
 
     names: the classes of the detector.
     """
+
+    is_clean = True
 
     def __init__(self, source: str, names: tuple[str, ...]) -> None:
         """Raises InputError when there is nothing to detect on."""
@@ -49,17 +52,25 @@ class Sources:
 
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 BGR; raises UnreadableImage."""
+        return self.scaled(index, WHOLE).pixels()
+
+    def scaled(self, index: int, size: int) -> Scaled:
+        """The picture or frame, its long side cut to at most `size`."""
         file, frame = self._places[index]
         if frame < 0:
-            image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
-        else:
-            video = cv2.VideoCapture(str(file))
-            video.set(cv2.CAP_PROP_POS_FRAMES, frame)
-            image = video.read()[1]
-            video.release()
+            return open_image(read_file(str(file)), self.name(index), size)
+        video = cv2.VideoCapture(str(file))
+        video.set(cv2.CAP_PROP_POS_FRAMES, frame)
+        image = video.read()[1]
+        video.release()
         if image is None:
-            raise UnreadableImage(f"{self.name(index)}: not an image that OpenCV can decode")
-        return image
+            raise UnreadableImage(f"{self.name(index)}: not a frame that OpenCV can decode")
+        height, width = image.shape[:2]
+        return scaled(width, height, size, lambda: image)
+
+    def fingerprint(self) -> bytes:
+        """The files and frames."""
+        return repr(self._places).encode()
 
     def image_id(self, index: int) -> int:
         """The index, from 1."""

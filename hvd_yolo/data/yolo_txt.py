@@ -5,20 +5,30 @@ or a list of these) and `names` (a list, or a map from number to name). An image
 .../images/... has its labels under .../labels/... in a .txt of the same stem: a line an object,
 `class cx cy w h` as shares of the image, or `class x1 y1 x2 y2 x3 y3 ...` for a polygon. An image
 without such a file is background.
+
+The YAML is the user's own word: its folders and lists may lie anywhere, and so may the absolute
+paths of a list. The relative ones stay inside the data set.
 """
 
 import logging
+import math
 import os
+import reprlib
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from hvd_yolo.data.dataset import AnnotationRows, ImageFiles
-from hvd_yolo.errors import InputError
+from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
+from hvd_yolo.data.text_files import inside, is_inside, read_text
+from hvd_yolo.errors import InputError, MissingSplit
 
 logger = logging.getLogger(__name__)
 
 # Ids travel as float64, with the boxes.
 _LARGEST_ID = 1 << 53
+# Of a file name that is a number: int() raises an error beyond 4300.
+_MOST_DIGITS = 20
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -28,14 +38,14 @@ def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
     cannot use."""
     names = class_names(file, content)
     images = sorted(_images(file, content, split))
-    ids = _image_ids(images)
+    ids = image_ids(images)
     rows = AnnotationRows(f"{file} {split}")
     unlabelled = []
     for image, image_id in zip(images, ids, strict=True):
         rows.start_image(image, image_id)
         labels = _label_file(image)
-        if labels.is_file():
-            _read_labels(labels, len(names), rows)
+        if os.path.isfile(labels):
+            add_labels(read_text(labels), str(labels), len(names), rows)
         else:
             unlabelled.append(labels)
     if images and len(unlabelled) == len(images):
@@ -56,7 +66,7 @@ def class_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
     """The classes a data.yaml names, in the order of their numbers."""
     names = content.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if names.keys() != set(range(len(names))):
             raise InputError(
                 f"data {file}: names must be numbered 0 to {len(names) - 1} without gaps"
             )
@@ -64,32 +74,77 @@ def class_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise InputError(f"data {file}: names is missing; expected a list of class names")
     if "nc" in content and content["nc"] != len(names):
-        raise InputError(f"data {file}: nc is {content['nc']}, but names has {len(names)} classes")
-    return tuple(str(name) for name in names)
+        raise InputError(
+            f"data {file}: nc is {reprlib.repr(content['nc'])}, but names has {len(names)} classes"
+        )
+    return tuple(_text(file, f"names[{number}]", name) for number, name in enumerate(names))
+
+
+def root_folder(file: Path, content: dict[str, Any]) -> Path:
+    """The folder that `path` of a data.yaml names, by itself or from where the file lies."""
+    return file.parent / _text(file, "path", content.get("path") or ".")
+
+
+def split_sources(file: Path, content: dict[str, Any], split: str, expected: str) -> list[str]:
+    """What a data.yaml names under `split:`, a text or a list of these; raises MissingSplit, with
+    what is expected there."""
+    sources = content.get(split)
+    if not sources:
+        raise MissingSplit(f"data {file}: no {split} split; expected {expected} under `{split}:`")
+    entries = sources if isinstance(sources, list) else [sources]
+    return [_text(file, split, entry) for entry in entries]
+
+
+def _text(file: Path, key: str, value: object) -> str:
+    """A value of a data.yaml; numbers and dates are names too.
+
+    Nothing else is: a few hundred bytes of aliases can stand for a list whose text fills the
+    memory.
+    """
+    if not isinstance(value, str | int | float | date):
+        raise InputError(f"data {file}: {key} is a {type(value).__name__}, expected a text")
+    return str(value)
 
 
 def _images(file: Path, content: dict[str, Any], split: str) -> list[Path]:
-    sources = content.get(split)
-    if not sources:
-        raise InputError(
-            f"data {file}: no {split} split; expected a folder or a list of images under `{split}:`"
-        )
-    root = file.parent / str(content.get("path") or ".")
+    root = root_folder(file, content)
     images: list[Path] = []
-    for source in sources if isinstance(sources, list) else [sources]:
+    for source in split_sources(file, content, split, "a folder or a list of images"):
         location = root / source
-        if not location.exists() and str(source).startswith("../"):
+        if not os.path.exists(location) and source.startswith("../"):
             # Roboflow writes ../train/images into a data.yaml that lies beside train/.
-            location = root / str(source).removeprefix("../")
-        if location.is_dir():
-            walk = os.walk(location, followlinks=True)
-            found = (Path(folder, name) for folder, _, names in walk for name in names)
-            images += [image for image in found if image.suffix.lower() in IMAGE_SUFFIXES]
-        elif location.is_file():
-            lines = location.read_text(encoding="utf-8").splitlines()
-            images += [location.parent / line.strip() for line in lines if line.strip()]
+            location = root / source.removeprefix("../")
+        if os.path.isdir(location):
+            files = _files_below(location)
+            images += [image for image in files if image.suffix.lower() in IMAGE_SUFFIXES]
+        elif os.path.isfile(location):
+            images += _listed(location, root)
         else:
             raise InputError(f"data {file}: {split} is {source}, but {location} does not exist")
+    return images
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of those in it, links followed."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(Path(place, name))]
+        yield from (Path(place, name) for name in names)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder on the way to it: two such links double the way each time
+    round."""
+    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.parents)
+
+
+def _listed(file: Path, root: Path) -> list[Path]:
+    """The images of a list: a path a line, absolute or from where the list lies."""
+    folder = root if is_inside(root, file) else file.parent
+    images = []
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        if name := line.strip():
+            limit = Path("/") if os.path.isabs(name) else folder
+            images.append(inside(limit, file.parent / name, f"{file}:{number}"))
     return images
 
 
@@ -102,25 +157,30 @@ def _label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _image_ids(images: list[Path]) -> list[int]:
+def image_ids(images: list[Path]) -> list[int]:
     """COCO's file names are its image ids, and results must use them; other names are numbered from
     1."""
     stems = [image.stem for image in images]
-    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit()]
+    numbers = [
+        int(stem)
+        for stem in stems
+        if stem.isascii() and stem.isdigit() and len(stem) <= _MOST_DIGITS
+    ]
     fit = max(numbers, default=0) < _LARGEST_ID
     if fit and len(numbers) == len(stems) == len(set(numbers)):
         return numbers
     return list(range(1, len(images) + 1))
 
 
-def _read_labels(file: Path, num_classes: int, rows: AnnotationRows) -> None:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+def add_labels(text: str, source: str, num_classes: int, rows: AnnotationRows) -> None:
+    """Adds the objects of a label file, `source`, to the image that was started last."""
+    for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
-        where = f"{file}:{number}"
+        where = f"{source}:{number}"
         try:
-            label, *numbers = (float(field) for field in fields)
+            label, *numbers = (_finite(field) for field in fields)
         except ValueError as error:
             raise InputError(f"{where}: {error}; expected `class cx cy w h`") from error
         if label != int(label) or not 0 <= label < num_classes:
@@ -140,3 +200,10 @@ def _read_labels(file: Path, num_classes: int, rows: AnnotationRows) -> None:
                 f"least three points"
             )
         rows.add_clipped(box, int(label), 1.0, 1.0, where)
+
+
+def _finite(field: str) -> float:
+    number = float(field)
+    if not math.isfinite(number):
+        raise ValueError(f"{field} is not a finite number")
+    return number

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.boxes import letterbox
 from hvd_yolo.comm import Comm, gather_json, log
 from hvd_yolo.comm.batch_norm import freeze
 from hvd_yolo.config import EvalConfig
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.data.loader import Batch, Item
+from hvd_yolo.data.inputs import Item
+from hvd_yolo.data.loader import Batch
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate.scoring import Table, score
 from hvd_yolo.models import ScoredDetector
@@ -43,11 +43,9 @@ def evaluate(
     dataset: Dataset,
     batches: Iterable[Batch],
     comm: Comm,
-    size: int,
     options: EvalConfig,
 ) -> Evaluation:
-    """Scores the model on the data set; every rank gives its own evaluation_batches of it, made for
-    `size` pixels.
+    """Scores the model on the data set; every rank gives its own evaluation_batches of it.
 
     metrics: COCO's twelve numbers (AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10,
     AR_100, AR_small, AR_medium, AR_large), precision, recall and f1 at the threshold that is best
@@ -68,7 +66,7 @@ def evaluate(
         found, batch_losses = _detect(model, batch, comm.device, options.loss)
         losses.add(batch_losses)
         for item, prediction in zip(batch.items, found, strict=True):
-            detections.append(detection_rows(item, prediction, size))
+            detections.append(detection_rows(item, prediction))
             truths.append(_truth_rows(item))
             image_ids.append(item.image_id)
     model.train(was_training)
@@ -149,10 +147,10 @@ class _LossSum:
         return {"val_loss": sum(terms.values()), "val_losses": terms}
 
 
-def detection_rows(item: Item, prediction: dict[str, Tensor], size: int) -> np.ndarray:
-    """(M, 7): image id, box in pixels of the file, score, label."""
+def detection_rows(item: Item, prediction: dict[str, Tensor]) -> np.ndarray:
+    """(M, 7): image id, box in pixels of the file, score, label; from boxes in input pixels."""
     boxes = prediction["boxes"].double().cpu().numpy()
-    boxes = letterbox(item.width, item.height, size).undo(boxes, item.width, item.height)
+    boxes = item.box.undo(boxes, item.width, item.height)
     scores = prediction["scores"].double().cpu().numpy()[:, None]
     labels = prediction["labels"].double().cpu().numpy()[:, None]
     ids = np.full_like(scores, item.image_id)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     batches = evaluation_batches(
         dataset, size, config.eval.batch_size or config.batch_size, comm.rank, comm.size, workers
     )
-    found = evaluate(model, dataset, batches, comm, size, config.eval)
+    found = evaluate(model, dataset, batches, comm, config.eval)
     if comm.is_main:
         if config.results:
             results = results_json(found.detections, dataset.category_ids)

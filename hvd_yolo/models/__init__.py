@@ -11,7 +11,10 @@ from hvd_yolo.models.adapters import LabelsFromOne
 from hvd_yolo.models.losses import Losses
 from hvd_yolo.models.pyramid import YOLO
 
-__all__ = ["YOLO", "Detector", "LabelsFromOne", "Losses", "ScoredDetector", "build_model"]
+__all__ = [
+    "YOLO", "Detector", "LabelsFromOne", "Losses", "ScoredDetector", "build_model",
+    "largest_stride",
+]  # fmt: skip
 
 Targets = list[dict[str, Tensor]]
 Detections = list[dict[str, Tensor]]
@@ -75,6 +78,12 @@ def build_model(
         f"model {name}: there is none of that name; built in are {known}; torchvision:NAME, "
         "ultralytics:NAME.yaml and any package.module:callable are taken as well"
     )
+
+
+def largest_stride(model: nn.Module) -> int:
+    """What the sides of its inputs must be a multiple of; 32 for a foreign detector, which YOLOs
+    take."""
+    return max(model.head.strides) if isinstance(model, YOLO) else 32
 
 
 def _plug_in(name: str, num_classes: int) -> nn.Module:

@@ -10,7 +10,11 @@ from typing import Any
 from hvd_yolo.evaluate import Evaluation
 from hvd_yolo.report.console import Console
 
-__all__ = ["Report"]
+__all__ = ["Report", "slow_data_remedy"]
+
+# A larger share of the time spent waiting for images is told. Not of the first line after a start,
+# which has the loader's start in it.
+_MOST_WAIT = 0.05
 
 
 class Report:
@@ -23,14 +27,22 @@ class Report:
     TIMES = ("images_per_s", "data_wait", "seconds")
 
     def __init__(
-        self, folder: Path, is_main: bool, is_launched: bool, metrics_bytes: int, total_updates: int
+        self,
+        folder: Path,
+        is_main: bool,
+        is_launched: bool,
+        metrics_bytes: int,
+        total_updates: int,
+        data_remedy: str,
     ) -> None:
         """Goes on after `metrics_bytes` of metrics.jsonl: lines of updates that are made again are
-        cut off."""
+        cut off. data_remedy: what to do when the ranks wait for images, said once."""
         self._is_main = is_main
         self._started = time.monotonic()
         self._line_started = self._started
         self._last_step = -1
+        self._is_first_line = True
+        self._data_remedy = data_remedy
         if not is_main:
             return
         self._file = open(folder / "metrics.jsonl", "ab")  # noqa: SIM115 (open as long as the run)
@@ -77,6 +89,11 @@ class Report:
         self._write(line)
         self._console.train(line, elapsed / max(1, step - max(self._last_step, 0)))
         self._last_step = step
+        # On the console alone: metrics.jsonl is, but for its fields of time, the same in each run.
+        if self._data_remedy and line["data_wait"] > _MOST_WAIT and not self._is_first_line:
+            self.say(f"waited {line['data_wait']:.0%} of the time for images: {self._data_remedy}")
+            self._data_remedy = ""
+        self._is_first_line = False
 
     def evaluation(self, epoch: float, step: int, found: Evaluation) -> None:
         """What evaluate() found, and the images it could not read; training time does not count
@@ -100,6 +117,18 @@ class Report:
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(_finite(line)).encode() + b"\n")
         self._file.flush()
+
+
+def slow_data_remedy(cache: str, num_workers: int) -> str:
+    """What helps ranks that wait for images, with `loader.cache` and the workers of a rank as they
+    are."""
+    remedies = [
+        f"--workers {num_workers + 1} or more (now {num_workers} a rank) if there are idle cores",
+        "fewer augmentations (--augment.mosaic 0 takes one image in place of four)",
+    ]
+    if cache == "none":
+        remedies.insert(0, "--loader.cache ram, or disk if that is too small")
+    return "; ".join(remedies)
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401

@@ -36,6 +36,9 @@ _PREFIXES = (
     "CUDA_",
     "TORCH_",
     "SLURM_JOB",
+    "MALLOC_",
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
 )
 
 

@@ -31,7 +31,7 @@ def weights(tmp_path_factory, bccd):
     train(
         1, folder, "--data", str(bccd / "data.yaml"), "--imgsz", "96", "--max_updates", "110",
         "--global_batch", "8", "--eval.every", "0", "--augment.mosaic", "0",
-        "--augment.scale", "0", "--optim.lr", "0.002", OMP_NUM_THREADS="2",
+        "--augment.scale", "0", "--optim.lr", "0.002", "--train.amp", "none", OMP_NUM_THREADS="2",
     )  # fmt: skip
     return folder / "checkpoints" / "last.pt"
 

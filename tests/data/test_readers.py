@@ -121,6 +121,7 @@ def test_boxes_outside_and_without_area_are_counted(tmp_path, caplog):
 
 def test_faulty_labels_are_refused_by_file_and_line(tmp_path):
     bad = ["2 0.5 0.5 0.1 0.1", "-1 0.5 0.5 0.1 0.1", "0 0.5 x 0.1 0.1", "0 0.5 0.5"]
+    bad += ["0 0.5 nan 0.1 0.1", "0 0.5 0.5 inf 0.1", "nan 0.5 0.5 0.1 0.1", "inf 0.5 0.5 0.1 0.1"]
     for i, line in enumerate(bad):
         file = make_yolo(tmp_path / str(i), [f"0 0.5 0.5 0.1 0.1\n{line}\n"])
         assert "im0.txt:2" in refusal(file)

@@ -1,0 +1,229 @@
+"""The data set that lives in image files, and what the readers of its formats fill it with."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from hvd_yolo.data.dataset import WHOLE, Annotations
+from hvd_yolo.data.decoding import Scaled, UnreadableImage, open_image, read_file
+
+logger = logging.getLogger(__name__)
+
+# A network file system answers many questions at once as fast as one.
+NETWORK_THREADS = 16
+
+
+class Contents(Protocol):
+    """The bytes of image files."""
+
+    def item(self, index: int) -> np.ndarray | None:
+        """Those of one file (n) uint8; None if it could not be read when they were fetched."""
+        ...
+
+
+class Storage(Contents, Protocol):
+    """Where a data set keeps its image files."""
+
+    def num_bytes(self, index: int) -> int:
+        """The length of one file, without reading it; raises UnreadableImage."""
+        ...
+
+    def fingerprint(self) -> bytes:
+        """Changes when a file does, as far as that can be told without reading it."""
+        ...
+
+
+@dataclass
+class LooseFiles:
+    """Storage in which every image is a file of the file system."""
+
+    files: np.ndarray
+
+    def item(self, index: int) -> np.ndarray:
+        """The file, read."""
+        return read_file(str(self.files[index]))
+
+    def num_bytes(self, index: int) -> int:
+        """As the file system has it."""
+        file = str(self.files[index])
+        try:
+            return os.stat(file).st_size
+        except OSError as error:
+            raise UnreadableImage(f"{file}: {error.strerror}") from error
+
+    def fingerprint(self) -> bytes:
+        """Names, lengths and times of change."""
+        files = self.files.tolist()
+        return repr((files, lengths_and_times(files))).encode()
+
+
+@dataclass
+class ImageFiles:
+    """A Dataset of files, whose annotations lie in flat arrays.
+
+    `files` (N) are their names, `storage` has them; `contents`, if given, is a copy that is read in
+    its place. Image i owns the rows offsets[i] to offsets[i + 1] of boxes (M, 4), labels, areas and
+    is_crowd (M). Boxes and areas are pixels, or shares of the image if `is_normalized`. `faults`:
+    what the reader met, how often, and the first place.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    files: np.ndarray
+    storage: Storage
+    ids: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    is_crowd: np.ndarray
+    is_normalized: bool
+    contents: Contents | None = None
+    faults: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Of pixels it cannot be told without the images.
+        is_inside = self.is_normalized and ((self.boxes >= 0) & (self.boxes <= 1)).all()
+        has_area = (self.boxes[:, 2:] > self.boxes[:, :2]).all()
+        self.is_clean = bool(is_inside and has_area and not self.is_crowd.any())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> np.ndarray:
+        """The decoded file, turned upright as its EXIF says."""
+        return self.scaled(index, WHOLE).pixels()
+
+    def scaled(self, index: int, size: int) -> Scaled:
+        """The file's image, its long side cut to at most `size`."""
+        return open_image(self.encoded(index), str(self.files[index]), size)
+
+    def fingerprint(self) -> bytes:
+        """Names, lengths and times of change of the files, or of what they are stored in."""
+        return self.storage.fingerprint()
+
+    def encoded(self, index: int) -> np.ndarray:
+        """The bytes of the file; raises UnreadableImage when it cannot be opened."""
+        kept = None if self.contents is None else self.contents.item(index)
+        return self.storage.item(index) if kept is None else kept
+
+    def image_id(self, index: int) -> int:
+        """The data set's own number of the image."""
+        return int(self.ids[index])
+
+    def annotations(self, index: int, width: int, height: int) -> Annotations:
+        """The rows of the image, in pixels."""
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        boxes, areas = self.boxes[rows], self.areas[rows]
+        if self.is_normalized:
+            boxes, areas = boxes * (width, height, width, height), areas * (width * height)
+        return Annotations(boxes, self.labels[rows], areas, self.is_crowd[rows])
+
+
+def lengths_and_times(files: Sequence[str]) -> list[tuple[int, int]]:
+    """Bytes and time of change (ns) of each; -1, -1 where there is no such file."""
+    with ThreadPoolExecutor(NETWORK_THREADS) as pool:
+        return list(pool.map(_length_and_time, files, chunksize=256))
+
+
+def _length_and_time(file: str) -> tuple[int, int]:
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        # Reading it will tell.
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+class AnnotationRows:
+    """Collects annotations image by image, counts what had to be changed, and makes the flat
+    arrays."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.files: list[str] = []
+        self.ids: list[int] = []
+        self.lengths: list[int] = []
+        self.rows: list[tuple[float, ...]] = []
+        self.faults: Counter[str] = Counter()
+        self.first_fault: dict[str, str] = {}
+
+    def start_image(self, file: Path, image_id: int) -> None:
+        """The rows that follow belong to this image."""
+        self.files.append(str(file))
+        self.ids.append(image_id)
+        self.lengths.append(0)
+
+    def add(
+        self, box: tuple[float, ...], label: int, area: float = np.nan, is_crowd: bool = False
+    ) -> None:
+        """One object: box xyxy, in the unit of the whole data set."""
+        self.rows.append((*box, label, area, is_crowd))
+        self.lengths[-1] += 1
+
+    def fault(self, kind: str, where: str) -> None:
+        """Counts something that was changed or left out, to be told at the end."""
+        self.faults[kind] += 1
+        self.first_fault.setdefault(kind, where)
+
+    def add_clipped(
+        self,
+        box: tuple[float, ...],
+        label: int,
+        width: float,
+        height: float,
+        where: str,
+        is_crowd: bool = False,
+    ) -> None:
+        """Adds the box cut to the image; one without area is left out. Both are counted."""
+        x1, y1, x2, y2 = box
+        if not (x2 > x1 and y2 > y1):
+            return self.fault("without area, left out", where)
+        # YOLO files round to six digits, which puts a box at the edge outside by half of the last.
+        slack_x, slack_y = 1e-6 * width, 1e-6 * height
+        clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
+        if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
+            return self.fault("outside the image, left out", where)
+        if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
+            self.fault("partly outside the image, clipped", where)
+        return self.add(clipped, label, is_crowd=is_crowd)
+
+    def finish(
+        self,
+        names: tuple[str, ...],
+        category_ids: tuple[int, ...],
+        is_normalized: bool,
+        storage: Storage | None = None,
+    ) -> ImageFiles:
+        """The data set, of loose files unless it has another storage; what was counted is logged, a
+        line a kind."""
+        for kind, count in sorted(self.faults.items()):
+            logger.warning(
+                "%s: boxes %s: %d (the first: %s)",
+                self.source, kind, count, self.first_fault[kind],
+            )  # fmt: skip
+        table = np.array(self.rows, dtype=np.float64).reshape(-1, 7)
+        boxes, areas = table[:, :4].copy(), table[:, 5]
+        box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        files = np.array(self.files, dtype=str)
+        return ImageFiles(
+            names=names,
+            category_ids=category_ids,
+            files=files,
+            storage=LooseFiles(files) if storage is None else storage,
+            ids=np.array(self.ids, dtype=np.int64),
+            offsets=np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64))),
+            boxes=boxes,
+            labels=table[:, 4].astype(np.int64),
+            areas=np.where(np.isnan(areas), box_areas, areas),
+            is_crowd=table[:, 6].astype(bool),
+            is_normalized=is_normalized,
+            faults={kind: (n, self.first_fault[kind]) for kind, n in sorted(self.faults.items())},
+        )

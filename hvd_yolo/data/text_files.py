@@ -1,0 +1,42 @@
+"""The text files of a data set, and the paths that are written in them."""
+
+import os
+from pathlib import Path
+
+from hvd_yolo.errors import InputError
+
+# PATH_MAX of Linux. The names of all images lie in one array as wide as the longest.
+_LONGEST_PATH = 4096
+
+
+def read_text(file: Path) -> str:
+    """The file as UTF-8, with or without a byte order mark; raises InputError."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a text in UTF-8, save it as such: {error}") from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def is_inside(folder: Path, file: Path) -> bool:
+    """Whether `file` lies below `folder` by their texts: `link/..` is the folder that holds the
+    link."""
+    above = os.path.join(os.path.abspath(folder), "")
+    path = os.path.abspath(file)
+    return path.startswith(above) and path != above
+
+
+def inside(folder: Path, file: Path, where: str) -> Path:
+    """`file`, which the text at `where` names, free of `..`; raises InputError if it leads out of
+    `folder`.
+
+    Links that lie in the folder may lead anywhere: they are the user's own.
+    """
+    if len(str(file)) > _LONGEST_PATH:
+        raise InputError(f"{where}: {len(str(file))} characters are too many for a path")
+    if not is_inside(folder, file):
+        raise InputError(
+            f"{where}: {str(file)!r} leads out of {folder}; put or link the file inside it"
+        )
+    return Path(os.path.normpath(file))

@@ -1,0 +1,165 @@
+"""Loader processes: each fills numbered batches into memory shared with the process that trains.
+
+A worker is a fresh interpreter without torch, CUDA or MPI: a fork of a process with any of these
+may hang or crash, and an import of torch would cost seconds and memory in each. Arrays of the data
+set are shared, not copied, and inputs are written where the GPU fetches them, once.
+"""
+
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import weakref
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from hvd_yolo.data.inputs import Filled
+
+# For a worker that reads from a file system which does not answer.
+_SECONDS_TO_END = 5
+
+# Where an array may start in shared memory: at a cache line.
+_ALIGNMENT = 64
+
+
+class Inputs(Protocol):
+    """What is loaded: batches by number, pure functions of it."""
+
+    slot_bytes: int
+
+    def fill(self, number: int, out: np.ndarray) -> Filled:
+        """Writes batch `number` to the start of `out` (slot_bytes) uint8, and tells what it is."""
+        ...
+
+
+class WorkerPool:
+    """`num_workers` processes that fill `slots` (num_slots, slot_bytes) uint8 with batches.
+
+    The memory is anonymous (memfd), so that a small /dev/shm, as in a container, is no limit, and
+    nothing stays behind whatever ends the processes.
+    """
+
+    def __init__(self, inputs: Inputs, num_workers: int, num_slots: int) -> None:
+        memory = os.memfd_create("hvd_yolo-slots")
+        os.ftruncate(memory, max(1, num_slots * inputs.slot_bytes))
+        self.slots = _slots(memory, num_slots, inputs.slot_bytes)
+        content, lengths = _share(inputs)
+        self._connections: list[Connection] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for _ in range(num_workers):
+            own, theirs = Pipe()
+            descriptors = (theirs.fileno(), memory, content)
+            self._processes.append(_start(descriptors))
+            theirs.close()
+            own.send((lengths, num_slots, inputs.slot_bytes))
+            self._connections.append(own)
+        os.close(memory)
+        os.close(content)
+        self._finalizer = weakref.finalize(self, _end, self._connections, self._processes)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the workers are still there: they end with the pool, or when Python does."""
+        return self._finalizer.alive
+
+    def ask(self, worker: int, number: int, slot: int) -> None:
+        """Sets a worker to fill batch `number` into a slot."""
+        try:
+            self._connections[worker].send((number, slot))
+        except BrokenPipeError as error:
+            raise self._died(worker) from error
+
+    def answer(self, worker: int) -> Filled:
+        """Waits for the next of the batches that the worker was asked for, in their order."""
+        try:
+            return self._connections[worker].recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._died(worker) from error
+
+    def _died(self, worker: int) -> RuntimeError:
+        code = self._processes[worker].wait()
+        killed = "; killed, perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return RuntimeError(
+            f"loader worker {worker} ended with code {code}{killed}; what it said is above"
+        )
+
+
+def main(connection: int, memory: int, content: int) -> None:
+    """A worker: fills what it is asked for until the other end is closed."""
+    # Ctrl-C goes to the whole process group; the training process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    link = Connection(connection)
+    try:
+        lengths, num_slots, slot_bytes = link.recv()
+        inputs = _shared(content, lengths)
+        slots = _slots(memory, num_slots, slot_bytes)
+        while True:
+            number, slot = link.recv()
+            link.send(inputs.fill(number, slots[slot]))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        # The training process is gone, or needs no more.
+        return
+
+
+def _start(descriptors: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that finds the same modules as this one.
+
+    One thread, for there is a worker a core; and freed memory is kept, for the next image needs as
+    much and the kernel would have to clear it again.
+    """
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"from hvd_yolo.data.worker import main; main(*{descriptors!r})"
+    )
+    settings = [
+        "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1",
+        "MALLOC_MMAP_MAX_=0", "MALLOC_TRIM_THRESHOLD_=4294967296",
+    ]  # fmt: skip
+    command = ["env", *settings, sys.executable, "-c", code]
+    return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
+
+
+def _end(connections: list[Connection], processes: list[subprocess.Popen[bytes]]) -> None:
+    for connection in connections:
+        connection.close()
+    for process in processes:
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _slots(memory: int, num_slots: int, slot_bytes: int) -> np.ndarray:
+    shared = mmap.mmap(memory, max(1, num_slots * slot_bytes))
+    flat = np.frombuffer(shared, dtype=np.uint8, count=num_slots * slot_bytes)
+    return flat.reshape(num_slots, slot_bytes)
+
+
+def _share(value: Any) -> tuple[int, list[int]]:  # noqa: ANN401 (whatever pickle can hold)
+    """The value pickled into anonymous memory, its arrays apart (pickle protocol 5), so that a
+    reader need not copy them; a descriptor and the lengths of the parts."""
+    arrays: list[pickle.PickleBuffer] = []
+    parts = [pickle.dumps(value, protocol=5, buffer_callback=arrays.append), *arrays]
+    parts = [memoryview(part).cast("B") for part in parts]
+    descriptor = os.memfd_create("hvd_yolo-inputs")
+    with open(descriptor, "wb", closefd=False) as file:
+        for part in parts:
+            file.write(part)
+            file.write(bytes(-len(part) % _ALIGNMENT))
+    return descriptor, [len(part) for part in parts]
+
+
+def _shared(descriptor: int, lengths: list[int]) -> Any:  # noqa: ANN401
+    content = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    parts, place = [], 0
+    for length in lengths:
+        parts.append(content[place : place + length])
+        place += length + -length % _ALIGNMENT
+    return pickle.loads(parts[0], buffers=parts[1:])

@@ -1,0 +1,116 @@
+"""What the training loop reads: data sets out of a cache, the order of their images, batches of
+this rank."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hvd_yolo.comm import Comm, agree, launch
+from hvd_yolo.config import Config, LoaderConfig
+from hvd_yolo.data.balance import class_balance, read_image_weights
+from hvd_yolo.data.cache import cache_place, cached, stage_place, staged
+from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.inputs import TrainingInputs
+from hvd_yolo.data.loader import Batch, evaluation_batches, training_batches
+from hvd_yolo.data.order import Order
+from hvd_yolo.evaluate import Evaluation, evaluate
+from hvd_yolo.memory import free_on_host
+from hvd_yolo.pace import Pace
+
+
+def kept(
+    stack: ExitStack, options: LoaderConfig, dataset: Dataset, size: int, comm: Comm
+) -> Dataset:
+    """The data set staged and cached as asked for, images cut to `size`, until the stack is closed.
+
+    Every rank calls it; those of a node make and use one copy. Raises InputError where there is no
+    room.
+    """
+    threads = launch.threads_per_rank(comm.local_size)
+    if options.stage:
+        dataset = stack.enter_context(staged(dataset, stage_place(options.stage, threads)))
+    if options.cache != "none":
+        place = cache_place(options.cache, options.folder, threads, free_on_host)
+        dataset = stack.enter_context(cached(dataset, size, place))
+    return dataset
+
+
+def largest_side(config: Config, stride: int) -> int:
+    """The longest side that an input of the training can have, to which images are cut."""
+    return _plain_order(config, 1, stride).largest_side
+
+
+def make_order(config: Config, comm: Comm, dataset: Dataset, pace: Pace, stride: int) -> Order:
+    """The order and shapes of the training images; all ranks call it and get the same."""
+    options = config.order
+    order = _plain_order(config, len(dataset), stride)
+    with agree(comm):
+        if options.image_weights:
+            order.weights = read_image_weights(Path(options.image_weights), dataset)
+        if options.class_balance:
+            balance = class_balance(dataset, options.class_balance)
+            order.weights = balance if order.weights is None else balance * order.weights
+    if options.rect:
+        order.aspects = _aspects(dataset, order.largest_side, comm)
+        order.group = pace.dealing.global_batch
+    return order
+
+
+def open_training(
+    config: Config,
+    comm: Comm,
+    train_set: Dataset,
+    order: Order,
+    pace: Pace,
+    start: tuple[int, int],
+) -> Iterator[Batch]:
+    """The micro-batches of this rank, from `start`, (epoch, images seen in it), on."""
+    inputs = TrainingInputs(
+        train_set, config.augment, order, pace.dealing, start, comm.rank, pace.closing_epoch
+    )
+    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    return training_batches(inputs, num_workers, config.loader.prefetch, comm.device)
+
+
+def open_validation(
+    config: Config, comm: Comm, val_set: Dataset
+) -> Callable[[nn.Module], Evaluation]:
+    """A function that scores a model; its loader's workers stay from one call to the next."""
+    options = config.eval
+    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    block = options.batch_size or config.batch_size
+    batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
+
+    def validate(model: nn.Module) -> Evaluation:
+        """The model's score on the validation split."""
+        return evaluate(model, val_set, batches, comm, options)
+
+    return validate
+
+
+def _plain_order(config: Config, num_images: int, stride: int) -> Order:
+    multi_scale = config.order.multi_scale
+    return Order(config.seed, num_images, config.imgsz, multi_scale=multi_scale, stride=stride)
+
+
+def _aspects(dataset: Dataset, size: int, comm: Comm) -> np.ndarray:
+    """Width / height (N) of each image, 1 for one that cannot be read; each rank looks at its
+    share."""
+    own = [_aspect(dataset, index, size) for index in range(comm.rank, len(dataset), comm.size)]
+    aspects = np.empty(len(dataset))
+    for rank, part in enumerate(comm.gather(torch.tensor(own, dtype=torch.float64))):
+        aspects[rank :: comm.size] = part.numpy()
+    return aspects
+
+
+def _aspect(dataset: Dataset, index: int, size: int) -> float:
+    try:
+        image = dataset.scaled(index, size)
+    except UnreadableImage:
+        return 1.0
+    return image.width / image.height

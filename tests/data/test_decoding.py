@@ -1,0 +1,115 @@
+"""Whole images of every kind are decoded; broken and boundless ones are named."""
+
+import struct
+import time
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from hvd_yolo.data.dataset import WHOLE
+from hvd_yolo.data.decoding import UnreadableImage, open_image, read_file
+from hvd_yolo.data.sources import Sources
+from tests.data.small_files import claiming, cmyk_jpeg, encode, picture, png, with_exif
+
+PROGRESSIVE = (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+
+
+def decoded(data):
+    return open_image(np.frombuffer(data, dtype=np.uint8), "im", WHOLE).pixels()
+
+
+def refusal(data):
+    with pytest.raises(UnreadableImage) as caught:
+        decoded(data)
+    assert str(caught.value).startswith("im: ")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
+def test_lossless_formats_are_decoded_exactly(suffix):
+    assert np.array_equal(decoded(encode(suffix, picture())), picture())
+
+
+def test_16_bits_grey_alpha_and_palettes_become_8_bit_bgr():
+    image = picture()
+    grey = image[..., 0]
+    wide = image.astype(np.uint16) * 257
+    assert np.array_equal(decoded(encode(".png", wide)), image)
+    assert np.array_equal(decoded(encode(".png", grey)), np.dstack([grey] * 3))
+    assert np.array_equal(decoded(encode(".png", wide[..., 0])), np.dstack([grey] * 3))
+    assert np.array_equal(decoded(encode(".png", np.dstack([image, grey]))), image)
+    red_and_green = [(b"PLTE", bytes((255, 0, 0, 0, 255, 0))), (b"tRNS", b"\x80")]
+    paletted = decoded(png(2, 1, b"\0\0\1", color=3, chunks=red_and_green))
+    assert paletted.tolist() == [[[0, 0, 255], [0, 255, 0]]]
+
+
+def test_cmyk_jpegs_become_bgr():
+    image = decoded(cmyk_jpeg(20, 9))
+    assert (image.shape, image.dtype) == ((9, 20, 3), np.uint8)
+    # Adobe stores what ink leaves of the light: 128 / 255 of it, and black again as much.
+    assert np.abs(image.astype(int) - 255 * (128 / 255) ** 2).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"), [(1, lambda x: x), (3, lambda x: x[::-1, ::-1]), (6, np.rot90)]
+)
+def test_images_are_turned_upright_by_exif(orientation, turned):
+    jpeg = encode(".jpg", picture())
+    turns = {"k": -1} if turned is np.rot90 else {}
+    assert np.array_equal(decoded(with_exif(jpeg, orientation)), turned(decoded(jpeg), **turns))
+
+
+def test_a_png_is_turned_by_exif_behind_its_pixels():
+    data = encode(".png", picture(120, 90))
+    content = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    chunk = b"eXIf" + content
+    chunk = struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    found = open_image(np.frombuffer(data[:-12] + chunk + data[-12:], dtype=np.uint8), "im", 64)
+    turned = found.decode()
+    assert (found.width, found.height) == turned.shape[1::-1]
+    assert found.pixels().shape == (found.cut_height, found.cut_width, 3)
+
+
+@pytest.mark.parametrize("options", [(), PROGRESSIVE])
+def test_a_truncated_jpeg_is_unreadable_and_one_with_more_after_its_end_is_not(options):
+    """Were it decoded, the missing part would be grey, with the boxes still there."""
+    jpeg = encode(".jpg", picture(), *options)
+    for length in (*range(1, len(jpeg), 97), len(jpeg) - 2):
+        refusal(jpeg[:length])
+    # Phones append a video, other programs notes of their own.
+    assert np.array_equal(decoded(jpeg + b"video" * 1000), decoded(jpeg))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tiff", ".webp"])
+@pytest.mark.parametrize("size", [(50_000, 50_000), (17_000, 16_000)])
+def test_what_claims_too_many_pixels_is_refused_before_it_is_decoded(suffix, size):
+    start = time.perf_counter()
+    assert f"claims {size[0]} x {size[1]} pixels" in refusal(claiming(suffix, *size))
+    assert time.perf_counter() - start < 0.1
+
+
+def test_a_jpeg_claims_the_size_of_its_frame_and_not_of_its_thumbnail():
+    thumbnail = claiming(".jpg", 60_000, 60_000)
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    jpeg = encode(".jpg", picture())
+    assert decoded(jpeg[:2] + segment + jpeg[2:]).shape == picture().shape
+
+
+def test_formats_whose_cost_cannot_be_told_are_refused():
+    assert "not a JPEG, PNG, BMP, TIFF or WebP image" in refusal(b"GIF89a" + bytes(100))
+    assert "not a JPEG, PNG, BMP, TIFF or WebP image" in refusal(b"")
+
+
+def test_files_that_are_no_images_are_named(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "text.png").write_text("text")
+    for name in ("empty.png", "folder.png", "missing.png", "text.png", "nul\0.png"):
+        with pytest.raises(UnreadableImage, match=name.split("\0", maxsplit=1)[0]):
+            open_image(read_file(str(tmp_path / name)), name, WHOLE).pixels()
+    sources = Sources(str(tmp_path), ("a",))
+    for index in range(3):
+        with pytest.raises(UnreadableImage, match=sources.name(index)):
+            sources.image(index)

@@ -1,0 +1,40 @@
+import pytest
+
+from hvd_yolo.report import Report, slow_data_remedy
+
+
+@pytest.fixture
+def report(tmp_path):
+    opened = Report(tmp_path, True, False, 0, 100, slow_data_remedy("none", 2))
+    yield opened
+    opened.close()
+
+
+def line(report, step, share):
+    """A train line over a window in which this share of the time was waited for images."""
+    report._line_started -= 10.0
+    report.train(0.5, step, 0.01, {"box": 1.0}, 1.0, 16, 10.0 * share)
+
+
+def test_waiting_for_images_is_told_once_and_not_of_the_start(report, capsys, tmp_path):
+    for step, share in ((10, 0.6), (20, 0.03), (30, 0.2), (40, 0.4)):
+        line(report, step, share)
+    told = [text for text in capsys.readouterr().out.splitlines() if text.startswith("waited")]
+    assert len(told) == 1
+    assert "waited 20% of the time for images: --loader.cache ram" in told[0]
+    assert "--workers 3 or more (now 2 a rank)" in told[0]
+    # metrics.jsonl is the same in each run, but for its fields of time.
+    assert (tmp_path / "metrics.jsonl").read_text().count('"kind": "train"') == 4
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_that_waits_little_is_left_in_peace(report, capsys):
+    for step in (10, 20, 30):
+        line(report, step, 0.04)
+    assert "waited" not in capsys.readouterr().out
+
+
+def test_a_cache_that_is_there_is_not_recommended():
+    assert "cache" in slow_data_remedy("none", 0)
+    assert "cache" not in slow_data_remedy("ram", 0)
+    assert "--workers 1 or more (now 0 a rank)" in slow_data_remedy("ram", 0)
