@@ -57,6 +57,9 @@ def find_batch_size(model: nn.Module, config: Config, comm: Comm, dataset: Datas
         )  # fmt: skip
         own = largest_batch(trial.run, meter.peak, meter.available, most)
     del trial
+    if comm.device.type == "cuda":
+        # What torch keeps for itself, NCCL and cuDNN could not have.
+        torch.cuda.empty_cache()
     found = gather_json(comm, {"images": own, "available": meter.available})
     least = min(found, key=lambda rank: rank["images"])
     memory = f"{least['available'] / 1e9:.1f} GB that rank {found.index(least)} has free"

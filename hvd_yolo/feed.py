@@ -2,6 +2,7 @@
 this rank."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hvd_yolo.data.balance import class_balance, read_image_weights
 from hvd_yolo.data.cache import cache_place, cached, stage_place, staged
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.image_files import NETWORK_THREADS
 from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import Batch, evaluation_batches, training_batches
 from hvd_yolo.data.order import Order
@@ -55,6 +57,9 @@ def make_order(config: Config, comm: Comm, dataset: Dataset, pace: Pace, stride:
         if options.class_balance:
             balance = class_balance(dataset, options.class_balance)
             order.weights = balance if order.weights is None else balance * order.weights
+    if order.weights is not None:
+        # Of rank 0, for a file may differ from host to host.
+        order.weights = comm.broadcast(torch.from_numpy(order.weights)).numpy()
     if options.rect:
         order.aspects = _aspects(dataset, order.largest_side, comm)
         order.group = pace.dealing.global_batch
@@ -101,7 +106,9 @@ def _plain_order(config: Config, num_images: int, stride: int) -> Order:
 def _aspects(dataset: Dataset, size: int, comm: Comm) -> np.ndarray:
     """Width / height (N) of each image, 1 for one that cannot be read; each rank looks at its
     share."""
-    own = [_aspect(dataset, index, size) for index in range(comm.rank, len(dataset), comm.size)]
+    share = range(comm.rank, len(dataset), comm.size)
+    with ThreadPoolExecutor(NETWORK_THREADS) as pool:
+        own = list(pool.map(lambda index: _aspect(dataset, index, size), share))
     aspects = np.empty(len(dataset))
     for rank, part in enumerate(comm.gather(torch.tensor(own, dtype=torch.float64))):
         aspects[rank :: comm.size] = part.numpy()

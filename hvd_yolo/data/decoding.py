@@ -140,6 +140,8 @@ def _checked_size(encoded: np.ndarray, file: str) -> tuple[int, int, int]:
         width, height, num_components = jpeg_frame(data) if is_jpeg else (*claimed_size(data), 0)
     except (struct.error, ValueError) as error:
         raise UnreadableImage(f"{file}: not a JPEG, PNG, BMP, TIFF or WebP image") from error
+    if width < 1 or height < 1:
+        raise UnreadableImage(f"{file}: claims {width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise UnreadableImage(
             f"{file}: claims {width} x {height} pixels, more than 16384 x 16384; cut it into tiles"

@@ -76,7 +76,9 @@ def _exif_orientation(tiff: memoryview) -> int:
     try:
         for tag, _, _, value in _tiff_entries(tiff, order or ""):
             if order and tag == _EXIF_ORIENTATION:
-                return struct.unpack_from(f"{order}H", value)[0]
+                (orientation,) = struct.unpack_from(f"{order}H", value)
+                # Others are taken for upright, as OpenCV does.
+                return orientation if 1 <= orientation <= 8 else 1
     except struct.error:
         # Cut short: an image without EXIF.
         return 1

@@ -73,6 +73,8 @@ class TrainingInputs:
         composer = Composer(
             self.dataset, self.config, self.order.largest_side, wanted.width, wanted.height,
             is_alone,
+            # As often as the weights ask, here too.
+            None if self.order.weights is None else self.order.epoch(wanted.epoch),
         )  # fmt: skip
         inputs = _views(out, len(wanted.indices), wanted.width, wanted.height)
         filled = Filled([], [], wanted.width, wanted.height)

@@ -1,6 +1,8 @@
 """Batches for a rank, filled ahead by workers into slots that are used again and again."""
 
 import sys
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,37 +74,44 @@ class Loader:
             self._slots = self._pool.slots
         else:
             self._slots = np.empty((num_slots, inputs.slot_bytes), dtype=np.uint8)
-        if torch.cuda.is_available():
-            _page_lock(self._slots)
+        # The worker of each batch that is asked for, in the order of the answers.
+        self._under_way: deque[int] = deque()
+
+    def page_lock(self) -> None:
+        """Copies to the GPU run beside its computation only from memory that cannot be swapped."""
+        address = self._slots.ctypes.data
+        status = torch.cuda.cudart().cudaHostRegister(address, self._slots.nbytes, 0)
+        torch.cuda.check_error(int(status))
+        weakref.finalize(self, torch.cuda.cudart().cudaHostUnregister, address)
 
     def __iter__(self) -> Iterator[Batch]:
-        asked, answered = 0, 0
+        # Answers that nobody waited for when it was last gone through.
+        while self._under_way:
+            self._pool.answer(self._under_way.popleft())
+        asked = 0
         last = sys.maxsize if self._number is None else self._number
-        try:
-            for i in range(last):
-                slot = self._slots[i % len(self._slots)]
-                if not self._num_workers:
-                    yield _batch(self._inputs.fill(i, slot), slot)
-                    continue
-                while asked < min(i + self._ahead, last):
-                    self._pool.ask(asked % self._num_workers, asked, asked % len(self._slots))
-                    asked += 1
-                answered += 1
-                yield _batch(self._pool.answer(i % self._num_workers), slot)
-        except GeneratorExit:
-            # The next to go through the batches must not find answers to these questions.
-            for number in range(answered, asked if self._num_workers else 0):
-                if self._pool.is_open:
-                    self._pool.answer(number % self._num_workers)
-            raise
+        for i in range(last):
+            slot = self._slots[i % len(self._slots)]
+            if not self._num_workers:
+                yield _batch(self._inputs.fill(i, slot), slot)
+                continue
+            while asked < min(i + self._ahead, last):
+                worker = asked % self._num_workers
+                self._pool.ask(worker, asked, asked % len(self._slots))
+                self._under_way.append(worker)
+                asked += 1
+            yield _batch(self._pool.answer(self._under_way.popleft()), slot)
 
 
 def training_batches(
     inputs: TrainingInputs, num_workers: int, prefetch: int, device: torch.device
 ) -> Iterator[Batch]:
     """The micro-batches of a rank, without end; on a GPU the pixels are there already."""
-    batches = iter(Loader(inputs, num_workers, prefetch))
-    return _copied_ahead(batches, device) if device.type == "cuda" else batches
+    loader = Loader(inputs, num_workers, prefetch)
+    if device.type != "cuda":
+        return iter(loader)
+    loader.page_lock()
+    return _copied_ahead(iter(loader), device)
 
 
 def evaluation_batches(
@@ -136,9 +145,3 @@ def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Ba
             under_way[0].images.record_stream(torch.cuda.current_stream(device))
             yield under_way[0]
         under_way = following
-
-
-def _page_lock(slots: np.ndarray) -> None:
-    """Copies to the GPU run beside its computation only from memory that cannot be swapped."""
-    status = torch.cuda.cudart().cudaHostRegister(slots.ctypes.data, slots.nbytes, 0)
-    torch.cuda.check_error(int(status))

@@ -22,7 +22,8 @@ _MOST_DRAWS = 20
 class Composer:
     """Makes training pictures of width x height pixels from images of at most `size`.
 
-    is_alone: an image stays by itself, without mosaic, mixup and cutmix.
+    partners (K): what the partners of mosaic, mixup and cutmix are drawn from; None: all images.
+    is_alone: an image stays by itself, without these.
     """
 
     dataset: Dataset
@@ -31,6 +32,7 @@ class Composer:
     width: int
     height: int
     is_alone: bool
+    partners: np.ndarray | None = None
 
     def picture(self, index: int, rng: np.random.Generator) -> Picture:
         """The picture of image `index`; its partners, any images of the data set, are drawn from
@@ -68,7 +70,9 @@ class Composer:
         return _until_readable(lambda: self._compose(_decoded(self._load_any(rng)), rng))
 
     def _load_any(self, rng: np.random.Generator) -> Sample:
-        return self._load(int(rng.integers(len(self.dataset))), rng)
+        if self.partners is None:
+            return self._load(int(rng.integers(len(self.dataset))), rng)
+        return self._load(int(self.partners[rng.integers(len(self.partners))]), rng)
 
     def _load(self, index: int, rng: np.random.Generator) -> Sample:
         sample = load_sample(self.dataset, index, self.size)

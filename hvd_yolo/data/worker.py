@@ -60,12 +60,7 @@ class WorkerPool:
             self._connections.append(own)
         os.close(memory)
         os.close(content)
-        self._finalizer = weakref.finalize(self, _end, self._connections, self._processes)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the workers are still there: they end with the pool, or when Python does."""
-        return self._finalizer.alive
+        weakref.finalize(self, _end, self._connections, self._processes)
 
     def ask(self, worker: int, number: int, slot: int) -> None:
         """Sets a worker to fill batch `number` into a slot."""
@@ -146,8 +141,8 @@ def _share(value: Any) -> tuple[int, list[int]]:  # noqa: ANN401 (whatever pickl
     """The value pickled into anonymous memory, its arrays apart (pickle protocol 5), so that a
     reader need not copy them; a descriptor and the lengths of the parts."""
     arrays: list[pickle.PickleBuffer] = []
-    parts = [pickle.dumps(value, protocol=5, buffer_callback=arrays.append), *arrays]
-    parts = [memoryview(part).cast("B") for part in parts]
+    parts = [memoryview(pickle.dumps(value, protocol=5, buffer_callback=arrays.append))]
+    parts += [array.raw() for array in arrays]
     descriptor = os.memfd_create("hvd_yolo-inputs")
     with open(descriptor, "wb", closefd=False) as file:
         for part in parts:

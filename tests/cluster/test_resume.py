@@ -181,11 +181,12 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 @needs_mpi
 def test_resume_is_bitwise_with_weighted_rectangular_updates_from_a_cache(tmp_path):
     options = (
-        *OPTIONS, "--order.rect", "true", "--order.multi_scale", "0.5", "--order.class_balance",
-        "0.5", "--workers", "1", "--loader.cache", "disk", "--loader.folder", str(tmp_path),
+        *OPTIONS, "--epochs", "2", "--order.rect", "true", "--order.multi_scale", "0.5",
+        "--order.class_balance", "0.5", "--workers", "1", "--loader.cache", "disk",
+        "--loader.folder", str(tmp_path / "packs"),
     )  # fmt: skip
     train(2, tmp_path / "undisturbed", *options)
     folder = tmp_path / "killed"
-    kill_when(folder, start(folder, 2, *options), trained_to(10), 0.05)
+    kill_when(folder, start(folder, 2, *options), trained_to(5), 0.05)
     train(2, folder, *options)
     assert without_times(folder) == without_times(tmp_path / "undisturbed")

@@ -82,6 +82,19 @@ def test_a_truncated_jpeg_is_unreadable_and_one_with_more_after_its_end_is_not(o
     assert np.array_equal(decoded(jpeg + b"video" * 1000), decoded(jpeg))
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+@pytest.mark.parametrize("size", [(0, 48), (64, 0)])
+def test_an_image_without_a_side_is_unreadable(suffix, size):
+    assert f"claims {size[0]} x {size[1]} pixels" in refusal(claiming(suffix, *size))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_is_none_turns_nothing(orientation):
+    data = with_exif(encode(".jpg", picture(64, 48)), orientation)
+    found = open_image(np.frombuffer(data, dtype=np.uint8), "im", 32)
+    assert (found.width, found.height, found.pixels().shape) == (64, 48, (24, 32, 3))
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tiff", ".webp"])
 @pytest.mark.parametrize("size", [(50_000, 50_000), (17_000, 16_000)])
 def test_what_claims_too_many_pixels_is_refused_before_it_is_decoded(suffix, size):

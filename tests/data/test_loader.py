@@ -27,6 +27,8 @@ class Numbers:
 
     def __init__(self, ends_at=1000):
         self.table = np.arange(1_000_000)
+        # As the boxes of a data set without an object.
+        self.nothing = np.zeros((0, 4))
         self.ends_at = ends_at
 
     def fill(self, number, out):

@@ -241,6 +241,30 @@ def test_mosaic_partners_are_any_images_of_the_data_set():
     assert chisquare(pairs).pvalue > 0.01
 
 
+def test_partners_are_drawn_as_often_as_the_weights_ask():
+    """An image of weight 0 is in no tile, in mixup and in cutmix neither."""
+    dataset = open_dataset("shapes:12", "train")
+    asked = set()
+
+    class Watched:
+        def __len__(self):
+            return 12
+
+        def __getattr__(self, name):
+            return getattr(dataset, name)
+
+        def scaled(self, index, size):
+            asked.add(index)
+            return dataset.scaled(index, size)
+
+    config = AugmentConfig(mixup=0.5, cutmix=0.5)
+    weights = np.array([0.0, 1, 2] * 4)
+    inputs = training_inputs(Watched(), config, 32, Dealing(12, 12, 12, 1), weights=weights)
+    for number in range(9):
+        filled(inputs, number)
+    assert asked == set(np.flatnonzero(weights).tolist())
+
+
 def training_inputs(dataset, config, size, dealing, start=(0, 0), rank=0, closing_epoch=9, **order):
     order = Order(0, len(dataset), size, **order)
     return TrainingInputs(dataset, config, order, dealing, start, rank, closing_epoch)
