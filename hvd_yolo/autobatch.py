@@ -146,7 +146,8 @@ def images_within(limit: int, sizes: list[int], peaks: list[int]) -> int:
     per_image, fixed = np.polyfit(sizes, peaks, 1)
     if per_image <= 0:
         # Of tiny pictures what else is counted hides the growth; this is at least as much.
-        per_image, fixed = peaks[-1] / sizes[-1], 0.0
+        # None at all where the process has kept more than they need.
+        per_image, fixed = max(1.0, peaks[-1] / sizes[-1]), 0.0
     return _rounded(int((limit - fixed) / per_image))
 
 

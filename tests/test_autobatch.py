@@ -85,6 +85,8 @@ def test_the_line_through_small_batches_tells_the_large_one():
     assert autobatch.images_within(1000, [1], [900]) == 1
     # Noise larger than what tiny pictures take.
     assert autobatch.images_within(1000, [1, 2, 4], [100, 90, 80]) == 48
+    # Pages that the process kept from before are enough: another limit holds.
+    assert autobatch.images_within(1000, [1, 2, 4], [0, 0, 0]) == 1000
     assert autobatch.images_within(1000, [], []) == 0
 
 
