@@ -76,7 +76,7 @@ class TrainingInputs:
             # As often as the weights ask, here too.
             None if self.order.weights is None else self.order.epoch(wanted.epoch),
         )  # fmt: skip
-        inputs = _views(out, len(wanted.indices), wanted.width, wanted.height)
+        inputs = input_views(out, len(wanted.indices), wanted.width, wanted.height)
         filled = Filled([], [], wanted.width, wanted.height)
         for place, index in enumerate(wanted.indices, wanted.first):
             rng = keyed_rng(self.order.seed, wanted.epoch, place)
@@ -108,7 +108,7 @@ class EvaluationInputs:
         """Writes block `number` to the start of `out` (slot_bytes) uint8: its inputs (B, S, S, 3)
         RGB."""
         block, size = self.blocks[number], self.size
-        inputs = _views(out, len(block), size, size)
+        inputs = input_views(out, len(block), size, size)
         filled = Filled([], [], size, size)
         for index in block:
             try:
@@ -129,5 +129,6 @@ class EvaluationInputs:
         return filled
 
 
-def _views(out: np.ndarray, count: int, width: int, height: int) -> np.ndarray:
+def input_views(out: np.ndarray, count: int, width: int, height: int) -> np.ndarray:
+    """(count, height, width, 3): the first inputs of the slot `out` (n) uint8, not copied."""
     return out[: count * height * width * 3].reshape(count, height, width, 3)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.data.inputs import EvaluationInputs, Filled, Item, TrainingInputs
+from hvd_yolo.data.inputs import EvaluationInputs, Filled, Item, TrainingInputs, input_views
 from hvd_yolo.data.order import evaluation_blocks
 from hvd_yolo.data.worker import Inputs, WorkerPool
 
@@ -124,10 +124,8 @@ def evaluation_batches(
 
 
 def _batch(filled: Filled, slot: np.ndarray) -> Batch:
-    count = len(filled.items)
-    pixels = slot[: count * filled.height * filled.width * 3]
-    images = torch.from_numpy(pixels.reshape(count, filled.height, filled.width, 3))
-    return Batch(images, filled.items, filled.unreadable)
+    pixels = input_views(slot, len(filled.items), filled.width, filled.height)
+    return Batch(torch.from_numpy(pixels), filled.items, filled.unreadable)
 
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

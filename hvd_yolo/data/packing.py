@@ -19,6 +19,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.image_files import NETWORK_THREADS
 from hvd_yolo.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -28,9 +29,6 @@ WAITING, WRITTEN, LEFT_OUT = 0, 1, 2
 
 # Items that are claimed together.
 _CHUNK = 64
-
-# Planning waits for a disk, not for a core.
-_PLAN_THREADS = 16
 
 _SECONDS_A_LINE = 10.0
 
@@ -153,7 +151,8 @@ def _plan(contents: Contents, progress: Progress) -> tuple[np.ndarray, np.ndarra
             return None
 
     rows = []
-    with ThreadPoolExecutor(_PLAN_THREADS) as pool:
+    # It waits for a disk, not for a core.
+    with ThreadPoolExecutor(NETWORK_THREADS) as pool:
         for row in pool.map(planned, range(len(contents))):
             rows.append(row)
             progress.tell("looked at", len(rows))

@@ -214,26 +214,31 @@ def test_pictures_are_functions_of_seed_epoch_and_index():
     assert not np.array_equal(first.image, picture(1, 2, 5).image)
 
 
+class Watched:
+    """A data set that keeps the indices it was asked for, in `asked`."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.asked = []
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def scaled(self, index, size):
+        self.asked.append(index)
+        return self.dataset.scaled(index, size)
+
+
 def test_mosaic_partners_are_any_images_of_the_data_set():
     """Each partner is uniform over all images, and the three are drawn apart from one another."""
-    dataset = open_dataset("shapes:12", "train")
-    asked = []
-
-    class Watched:
-        def __len__(self):
-            return 12
-
-        def __getattr__(self, name):
-            return getattr(dataset, name)
-
-        def scaled(self, index, size):
-            asked.append(index)
-            return dataset.scaled(index, size)
-
-    composer = Composer(Watched(), AugmentConfig(), 32, 32, 32, is_alone=False)
+    dataset = Watched(open_dataset("shapes:12", "train"))
+    composer = Composer(dataset, AugmentConfig(), 32, 32, 32, is_alone=False)
     for place in range(1200):
         composer.picture(3, keyed_rng(0, 0, place))
-    drawn = np.array(asked).reshape(1200, 4)
+    drawn = np.array(dataset.asked).reshape(1200, 4)
     assert (drawn[:, 0] == 3).all()
     counts = np.bincount(drawn[:, 1:].ravel(), minlength=12)
     assert chisquare(counts).pvalue > 0.01
@@ -243,26 +248,13 @@ def test_mosaic_partners_are_any_images_of_the_data_set():
 
 def test_partners_are_drawn_as_often_as_the_weights_ask():
     """An image of weight 0 is in no tile, in mixup and in cutmix neither."""
-    dataset = open_dataset("shapes:12", "train")
-    asked = set()
-
-    class Watched:
-        def __len__(self):
-            return 12
-
-        def __getattr__(self, name):
-            return getattr(dataset, name)
-
-        def scaled(self, index, size):
-            asked.add(index)
-            return dataset.scaled(index, size)
-
+    dataset = Watched(open_dataset("shapes:12", "train"))
     config = AugmentConfig(mixup=0.5, cutmix=0.5)
     weights = np.array([0.0, 1, 2] * 4)
-    inputs = training_inputs(Watched(), config, 32, Dealing(12, 12, 12, 1), weights=weights)
+    inputs = training_inputs(dataset, config, 32, Dealing(12, 12, 12, 1), weights=weights)
     for number in range(9):
         filled(inputs, number)
-    assert asked == set(np.flatnonzero(weights).tolist())
+    assert set(dataset.asked) == set(np.flatnonzero(weights).tolist())
 
 
 def training_inputs(dataset, config, size, dealing, start=(0, 0), rank=0, closing_epoch=9, **order):
