@@ -41,9 +41,7 @@ class Hosts:
         for name in self.names:
             self.lab("rate", name, rate)
 
-    def start(
-        self, node: str, command: Sequence[str], **environment: str
-    ) -> subprocess.Popen[str]:
+    def start(self, node: str, command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
         """Starts a command in a node, in the repository; its output is in pipes."""
         said = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
