@@ -25,6 +25,7 @@ from torch import Tensor
 
 from hvd_yolo import config
 from hvd_yolo.comm import connect
+from hvd_yolo.config import CommConfig
 from hvd_yolo.pace import make_pace
 from hvd_yolo.precision import choose_amp, has_bf16
 from hvd_yolo.state import new_state
@@ -96,7 +97,7 @@ def our_steps() -> None:
     """The program of a process of ours; options of hvd_yolo follow the four numbers."""
     size, count, threads, steps = map(int, sys.argv[1:5])
     options = config.load(["--imgsz", str(size), "--batch_size", str(count), *sys.argv[5:]])
-    comm = connect("single", "cpu")
+    comm = connect(CommConfig("single"), "cpu")
     torch.set_num_threads(threads)
     options.train.amp = choose_amp(options.train.amp, "float32", options.model, comm.device)
     layout = "channels_last" if options.train.channels_last else "contiguous"

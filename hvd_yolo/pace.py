@@ -60,15 +60,22 @@ def make_pace(config: Config, num_images: int, size: int) -> Pace:
 
     With global_batch the images per update and the rate are the same on any number of ranks; else a
     rank takes batch_size x train.accumulate images and the rate is scaled by ranks x accumulate.
+    With Adasum the ranks do not count: where their gradients are orthogonal it adds them up, which
+    is that scaling, and where they agree it does not (Maleki et al. 2021, section 3).
     """
     if config.global_batch:
         multiple, global_batch = 1, config.global_batch
         scaling = f"global_batch is fixed: the {size} ranks do not change it"
     else:
-        multiple = size * config.train.accumulate
-        global_batch = config.batch_size * multiple
-        passes = f"x {config.train.accumulate} passes " if config.train.accumulate > 1 else ""
-        scaling = f"{config.optim.lr:g} x {size} ranks {passes}{config.optim.lr_scaling}"
+        accumulate = config.train.accumulate
+        global_batch = config.batch_size * size * accumulate
+        passes = f"x {accumulate} passes " if accumulate > 1 else ""
+        if config.comm.op == "adasum":
+            multiple = accumulate
+            scaling = f"{config.optim.lr:g} {passes}{config.optim.lr_scaling}: Adasum scales itself"
+        else:
+            multiple = size * accumulate
+            scaling = f"{config.optim.lr:g} x {size} ranks {passes}{config.optim.lr_scaling}"
     dealing = Dealing(num_images, global_batch, config.batch_size, size)
     length = float(config.epochs)
     if 0 < config.max_updates < config.epochs * dealing.updates_per_epoch:

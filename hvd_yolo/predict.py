@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     for key in ("weights", "source"):
         if not getattr(config, key):
             raise InputError(f"{key} is missing; see --help")
-    comm = connect(config.comm.backend, config.device)
+    comm = connect(config.comm, config.device)
     with agree(comm):
         trained = open_ensemble(config.weights, config.fuse, config)
         sources = Sources(config.source, trained.names)

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     if len(files) < 2:
         raise InputError("weights: name two or more checkpoints, soup a.pt b.pt")
     shares = read_shares("shares", config.shares, len(files))
-    comm = connect(config.comm.backend, config.device)
+    comm = connect(config.comm, config.device)
     with agree(comm):
         contents = [checkpoint.load(file) for file in files]
         states = [content["weights"] for content in contents]

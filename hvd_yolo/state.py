@@ -24,7 +24,8 @@ class TrainState:
     of the run; best is the highest AP so far; loss_weights are the global divisors of the last
     update's losses, the main one and then one a term once those are known, which scale the next;
     unreadable counts the images of this epoch that could not be read; term_names are those of the
-    loss; window holds the sums of the progress line under way.
+    loss; window holds the sums of the progress line under way; compression is what
+    Comm.settle_compression() returned last.
     """
 
     model: nn.Module
@@ -39,10 +40,11 @@ class TrainState:
     loss_weights: Tensor | None = None
     window: Tensor | None = None
     term_names: list[str] | None = None
+    compression: dict[str, Tensor] = field(default_factory=dict)
 
     _COUNTERS = (
         "epoch", "images_seen", "updates", "unreadable", "best", "loss_weights", "window",
-        "term_names",
+        "term_names", "compression",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

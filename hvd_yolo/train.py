@@ -14,7 +14,7 @@ import torch
 
 from hvd_yolo import checkpoint, cli, feed
 from hvd_yolo.autobatch import find_batch_size
-from hvd_yolo.comm import Comm, agree, batch_norm, broadcast_bytes, connect, launch
+from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, launch
 from hvd_yolo.config import Config, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
@@ -66,13 +66,11 @@ def fit(
         has_ended_epoch = state.images_seen == 0
         epochs_seen = state.epoch + state.images_seen / len(train_set)
         if is_last or _is_due(state.updates, config.report.every):
-            losses, images, wait = step.close_window(state)
-            norm = float(step.grad_norm)
-            report.train(epochs_seen, state.updates, rate, losses, norm, images, wait)
+            window = step.tally.close_window(state)
+            report.train(epochs_seen, state.updates, rate, float(step.grad_norm), window)
 
         if is_last or has_ended_epoch or _is_due(state.updates, config.checkpoint.every_updates):
-            if not (config.train.sync_bn or config.train.freeze_bn):
-                batch_norm.average_statistics([state.model, state.ema.module], comm)
+            step.settle(state)
             is_epoch_due = has_ended_epoch and _is_due(state.epoch, config.eval.every)
             if validate and (is_last or is_epoch_due):
                 found = validate(state.ema.module)
@@ -107,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     """`python -m hvd_yolo.train`: every rank runs this."""
     # Rank 0 alone looks into the run's folder: other hosts need not share its disk.
     config = load(argv) if launch.launched_rank() == 0 else parse_train(argv)
-    comm = connect(config.comm.backend, config.device, config.train.sync_bn)
+    comm = connect(config.comm, config.device, config.train.sync_bn)
     config, is_resumed = _settle(config, comm)
     folder = Path(config.output)
     with agree(comm):

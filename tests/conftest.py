@@ -40,11 +40,14 @@ def command_for(num_ranks: int, arguments: Sequence[str], launcher: str = "mpiru
     """The command line that starts `python ARGUMENTS` on so many ranks of this machine; 1 needs no
     launcher."""
     python = [sys.executable, *arguments]
-    if num_ranks == 1:
+    if num_ranks == 1 and launcher != "torchrun":
         return python
     if launcher == "gloo":
         hosts = ["-np", str(num_ranks), "-H", f"localhost:{num_ranks}"]
         return [str(BIN / "horovodrun"), "--gloo", *hosts, *python]
+    if launcher == "torchrun":
+        options = ["--standalone", "--nproc-per-node", str(num_ranks)]
+        return [str(BIN / "torchrun"), *options, *arguments]
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np"]
     return ["mpirun", *options, str(num_ranks), *python]
 

@@ -8,6 +8,7 @@ import yaml
 
 from hvd_yolo import autobatch, config
 from hvd_yolo.comm import connect
+from hvd_yolo.config import CommConfig
 from hvd_yolo.data import open_dataset
 from hvd_yolo.state import new_state
 from tests.conftest import needs_mpi, run_job, train
@@ -56,7 +57,7 @@ def test_memory_that_the_kernel_refuses_bounds_the_batch():
 def test_it_leaves_no_trace():
     options = config.load(["--data", "shapes:80", "--imgsz", "64"])
     options.train.amp = "none"
-    comm = connect("single", "cpu")
+    comm = connect(CommConfig("single"), "cpu")
     model = new_state(options, 6, comm.device).model
     next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
     before = copy.deepcopy(model.state_dict())

@@ -1,6 +1,7 @@
 import pytest
 
 from hvd_yolo.report import Report, slow_data_remedy
+from hvd_yolo.tally import Window
 
 
 @pytest.fixture
@@ -13,7 +14,7 @@ def report(tmp_path):
 def line(report, step, share):
     """A train line over a window in which this share of the time was waited for images."""
     report._line_started -= 10.0
-    report.train(0.5, step, 0.01, {"box": 1.0}, 1.0, 16, 10.0 * share)
+    report.train(0.5, step, 0.01, 1.0, Window({"box": 1.0}, 16, 0.0, 10.0 * share, 0.0))
 
 
 def test_waiting_for_images_is_told_once_and_not_of_the_start(report, capsys, tmp_path):

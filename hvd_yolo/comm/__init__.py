@@ -1,5 +1,5 @@
 """How ranks talk: the Comm protocol, its twins, and connect(). Nothing else in hvd_yolo speaks
-Horovod or MPI.
+Horovod, MPI or torch.distributed.
 
 Every method that moves data is a collective: all ranks reach it, equally often and in one order, or
 all of them wait.
@@ -7,7 +7,7 @@ all of them wait.
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from hvd_yolo.comm import allocator, launch
 from hvd_yolo.comm.single import SingleComm
+from hvd_yolo.config import CommConfig
 from hvd_yolo.errors import InputError
 
-__all__ = ["Comm", "agree", "broadcast_bytes", "connect", "gather_json", "launch"]
+__all__ = ["Comm", "agree", "average", "broadcast_bytes", "connect", "gather_json", "launch"]
 
 
 class Comm(Protocol):
@@ -27,7 +28,8 @@ class Comm(Protocol):
     its host.
 
     `device` is where this rank computes; `settings` is what connect() chose for the engine and the
-    process, for the run's records.
+    process, for the run's records; `sent_bytes` counts what this rank has sent of gradients and of
+    what adasum() took, by the arithmetic of comm/traffic.py.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Comm(Protocol):
     local_size: int
     device: torch.device
     settings: dict[str, str]
+    sent_bytes: float
 
     @property
     def is_main(self) -> bool:
@@ -45,14 +48,25 @@ class Comm(Protocol):
         ...
 
     def distribute(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, groups: int
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        passes: int,
+        options: CommConfig,
+        kept: Mapping[str, Tensor],
     ) -> torch.optim.Optimizer:
         """The optimizer whose gradients are sums over all ranks, with the state of the one given,
         which it replaces.
 
         Every rank gives the same model and the same number of `passes`: the backward passes between
-        two updates. The gradients go in `groups` fixed groups.
+        two updates. The gradients go in fixed groups, compressed as `options` say; `kept` is what
+        settle_compression() returned before, or empty.
         """
+        ...
+
+    def share_gradients(self, is_on: bool) -> None:
+        """Whether the gradients of the backward passes that follow are summed over ranks, or stay
+        each rank's own, as between the rounds of local SGD. At first they are."""
         ...
 
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
@@ -62,6 +76,15 @@ class Comm(Protocol):
         Every rank enters once per update, also one that had no image and made no backward pass.
         Unscale, clip and step inside.
         """
+        ...
+
+    def settle_compression(self) -> dict[str, Tensor]:
+        """Makes what lossy compression keeps for later the same on all ranks, and returns it."""
+        ...
+
+    def adasum(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its Adasum over ranks (Maleki et al. 2021): the sum of what is
+        orthogonal, the mean of what is parallel. Raises InputError where there is none."""
         ...
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -87,25 +110,33 @@ class Comm(Protocol):
         ...
 
 
-def connect(backend: str = "auto", device: str = "auto", latency_bound: bool = False) -> Comm:
+def connect(options: CommConfig, device: str = "auto", latency_bound: bool = False) -> Comm:
     """Joins the job that the launcher started, or a job of one.
 
-    auto: Horovod if a launcher promised ranks, else one process without Horovod. latency_bound:
-    many small collectives wait one after the other (SyncBatchNorm). Raises InputError when the
-    ranks that came are not those that were promised, or there is not a GPU for each.
+    options.backend auto: torch under torchrun, Horovod if another launcher promised ranks, else one
+    process without either. latency_bound: many small collectives wait one after the other
+    (SyncBatchNorm). Raises InputError when the ranks that came are not those that were promised, or
+    there is not a GPU for each.
     """
     promised = launch.promised()
+    backend = options.backend
     if backend == "auto":
-        backend = "horovod" if promised else "single"
+        by_torchrun = promised is not None and promised.launcher == "torchrun"
+        backend = "torch" if by_torchrun else "horovod" if promised else "single"
+    on_cpu = device == "cpu" or torch.cuda.device_count() == 0
+    comm: Comm
     if backend == "single":
         if promised and promised.size > 1:
             raise InputError(launch.lonely_message(promised, "comm.backend is single"))
         comm = SingleComm()
+    elif backend == "torch":
+        from hvd_yolo.comm.torch_distributed import TorchComm
+
+        comm = TorchComm(promised, on_cpu, options)
     else:
         from hvd_yolo.comm.horovod import HorovodComm
 
-        on_cpu = device == "cpu" or torch.cuda.device_count() == 0
-        comm = HorovodComm(promised, on_cpu, latency_bound)
+        comm = HorovodComm(promised, on_cpu, latency_bound, options)
     with agree(comm):
         num_gpus = torch.cuda.device_count()
         comm.device = launch.choose_device(device, comm.local_rank, comm.local_size, num_gpus)
@@ -116,6 +147,15 @@ def connect(backend: str = "auto", device: str = "auto", latency_bound: bool = F
     launch.refuse_shared_gpus(gather_json(comm, launch.gpu_identity(comm.rank, comm.device)))
     torch.set_num_threads(launch.threads_per_rank(comm.local_size))
     return comm
+
+
+def average(tensors: Sequence[Tensor], comm: Comm) -> None:
+    """Replaces each tensor, all of one dtype, by its mean over ranks: one collective."""
+    if comm.size == 1 or not tensors:
+        return
+    mean = comm.mean(torch.cat([tensor.flatten() for tensor in tensors]))
+    for tensor, part in zip(tensors, mean.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view(tensor.shape))
 
 
 def broadcast_bytes(comm: Comm, content: bytes | None, root: int = 0) -> bytes:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.comm import Comm
+from hvd_yolo.comm import Comm, average
 from hvd_yolo.errors import InputError
 
 
@@ -71,11 +71,7 @@ def average_statistics(models: list[nn.Module], comm: Comm) -> None:
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
-    if comm.size == 1 or not statistics:
-        return
-    mean = comm.mean(torch.cat([buffer.flatten() for buffer in statistics]))
-    for buffer, part in zip(statistics, mean.split([b.numel() for b in statistics]), strict=True):
-        buffer.copy_(part.view_as(buffer))
+    average(statistics, comm)
 
 
 def _normalise(

@@ -1,14 +1,18 @@
 """The twin that trains on many machines: Horovod over MPI, Gloo or NCCL."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.comm import launch
+from hvd_yolo.comm import launch, traffic
+from hvd_yolo.comm.buckets import Reducer, Wait, equal_runs, in_memory_order
+from hvd_yolo.comm.compression import make_reducer
 from hvd_yolo.comm.single import zero_missing_gradients
+from hvd_yolo.config import CommConfig
 from hvd_yolo.errors import InputError
 
 # One message holds at most so many bytes: MPI counts elements in 32 bits.
@@ -21,12 +25,21 @@ class HorovodComm:
     Horovod fuses tensors by the moment they arrive, and with that the order of a sum and its last
     bits change from run to run. Gradients therefore go in fixed groups that are never fused with
     one another: the same bits each time, and fewer rounds of Horovod's background thread.
+
+    Plain sums, in float32 or float16, are hvd.DistributedOptimizer's. What it cannot do goes
+    through a Reducer: compressions that are not one sum, and updates without any.
     """
 
     name = "horovod"
 
-    def __init__(self, promised: launch.Launch | None, on_cpu: bool, latency_bound: bool) -> None:
-        self.settings = _choose_settings(on_cpu, latency_bound)
+    def __init__(
+        self,
+        promised: launch.Launch | None,
+        on_cpu: bool,
+        latency_bound: bool,
+        options: CommConfig,
+    ) -> None:
+        self.settings = _choose_settings(on_cpu, latency_bound, options)
         try:
             import horovod.torch as hvd
         except ImportError as error:
@@ -35,7 +48,15 @@ class HorovodComm:
                 f"is installed"
             ) from error
         hvd.init()
+        if options.hierarchical and (on_cpu or not hvd.nccl_built()):
+            raise InputError(
+                "comm.hierarchical: Horovod sums within a host first with NCCL alone; on the CPU, "
+                "or in a build without NCCL (`make setup GPU=1` has it), leave it out"
+            )
         self._hvd = hvd
+        self._engine = _Engine(hvd)
+        self._reducer: Reducer | None = None
+        self._optimizer_bytes = 0.0
         self._passes = 1
         self._passes_made: dict[Tensor, int] = {}
         self.rank, self.size = hvd.rank(), hvd.size()
@@ -49,37 +70,82 @@ class HorovodComm:
         """True on rank 0."""
         return self.rank == 0
 
+    @property
+    def sent_bytes(self) -> float:
+        """What the engine has counted, hvd.DistributedOptimizer's sums among it."""
+        return self._engine.sent_bytes
+
     def distribute(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, groups: int
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        passes: int,
+        options: CommConfig,
+        kept: Mapping[str, Tensor],
     ) -> torch.optim.Optimizer:
-        """hvd.DistributedOptimizer that sums, with the state of `optimizer`."""
+        """hvd.DistributedOptimizer that sums, with the state of `optimizer`; or `optimizer` itself,
+        for what that cannot do."""
+        if options.op == "adasum":
+            self._check_adasum()
+        is_a_sum = options.compression in ("none", "fp16") and options.shares_every_update
+        if self.size > 1 and not is_a_sum:
+            self._reducer = make_reducer(self._engine, model, passes, options, kept)
+            return optimizer
         trained = [p for p in model.parameters() if p.requires_grad]
         self._passes = passes
         self._passes_made = dict.fromkeys(trained, 0)
         if self.size > 1:
             for p in trained:
                 p.register_post_accumulate_grad_hook(self._count_pass)
+        num_bytes = sum(p.nbytes for p in trained)
+        if options.compression == "fp16":
+            num_bytes = 2 * sum(p.numel() for p in trained)
+        self._optimizer_bytes = traffic.sum_bytes(num_bytes, self.size)
         distributed = self._hvd.DistributedOptimizer(
             optimizer,
             named_parameters=model.named_parameters(),
             op=self._hvd.Sum,
-            compression=_InPlace,
+            compression=_InHalf if options.compression == "fp16" else _InPlace,
             backward_passes_per_step=passes,
-            groups=_equal_groups(trained, groups),
+            groups=equal_runs(trained, options.groups),
         )
         distributed.load_state_dict(optimizer.state_dict())
         return distributed
 
+    def share_gradients(self, is_on: bool) -> None:
+        """Passed on to the reducer; hvd.DistributedOptimizer always shares."""
+        if self._reducer is not None:
+            self._reducer.is_on = is_on
+
     @contextmanager
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Waits for the sums; passes this rank did not make count as zeros."""
+        if self._reducer is not None:
+            self._reducer.finish()
+            yield
+            return
         if self.size > 1:
             self._make_missing_passes()
         else:
             zero_missing_gradients(optimizer)
         optimizer.synchronize()
+        self._engine.sent_bytes += self._optimizer_bytes
         with optimizer.skip_synchronize():
             yield
+
+    def settle_compression(self) -> dict[str, Tensor]:
+        """Of all buckets; plain sums keep nothing."""
+        return {} if self._reducer is None else self._reducer.settle()
+
+    def adasum(self, tensors: Sequence[Tensor]) -> None:
+        """hvd.allreduce with op=Adasum, tensor by tensor."""
+        handles = [
+            self._hvd.allreduce_async_(in_memory_order(x), name=f"adasum{i}", op=self._hvd.Adasum)
+            for i, x in enumerate(tensors)
+        ]
+        for x, handle in zip(tensors, handles, strict=True):
+            self._hvd.synchronize(handle)
+            self._engine.sent_bytes += traffic.sum_bytes(x.nbytes, self.size)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """hvd.allreduce with op=Sum."""
@@ -108,6 +174,18 @@ class HorovodComm:
         """hvd.barrier."""
         self._hvd.barrier()
 
+    def _check_adasum(self) -> None:
+        if not self._hvd.mpi_enabled():
+            raise InputError(
+                "comm.op adasum: Horovod has Adasum over MPI alone; start with mpirun or "
+                "`horovodrun --mpi`"
+            )
+        if self.size & (self.size - 1):
+            raise InputError(
+                f"comm.op adasum: Horovod adds up pairs of pairs, so the {self.size} ranks must be "
+                "a power of two"
+            )
+
     def _count_pass(self, p: Tensor) -> None:
         self._passes_made[p] += 1
 
@@ -134,7 +212,7 @@ class _InPlace:
     @staticmethod
     def compress(tensor: Tensor) -> tuple[Tensor, Tensor]:
         """The memory of the tensor as one dimension, and the tensor itself."""
-        return tensor.as_strided((tensor.numel(),), (1,)), tensor
+        return in_memory_order(tensor), tensor
 
     @staticmethod
     def decompress(_: Tensor, original: Tensor) -> Tensor:
@@ -142,20 +220,49 @@ class _InPlace:
         return original
 
 
-def _equal_groups(parameters: list[Tensor], count: int) -> list[list[Tensor]]:
-    """The parameters, in the order given, in at most `count` runs of about equal bytes."""
-    share = sum(p.numel() for p in parameters) / count
-    groups: list[list[Tensor]] = [[]]
-    filled = 0
-    for p in parameters:
-        if filled >= share * len(groups) and len(groups) < count:
-            groups.append([])
-        groups[-1].append(p)
-        filled += p.numel()
-    return groups
+class _InHalf:
+    """The same, sent and summed as float16: Horovod's own refuses channels_last as well."""
+
+    @staticmethod
+    def compress(tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """The memory of the tensor in float16, and the tensor itself."""
+        return in_memory_order(tensor).half(), tensor
+
+    @staticmethod
+    def decompress(total: Tensor, original: Tensor) -> Tensor:
+        """The tensor, with the sum in it."""
+        in_memory_order(original).copy_(total)
+        return original
 
 
-def _choose_settings(on_cpu: bool, latency_bound: bool) -> dict[str, str]:
+class _Engine:
+    """Horovod's collectives by name. A sum is a group of its own, for groups are not fused."""
+
+    def __init__(self, hvd: ModuleType) -> None:
+        self._hvd = hvd
+        self.size = hvd.size()
+        self.sent_bytes = 0.0
+
+    def start_sum(self, tensor: Tensor, name: str) -> Wait:
+        """hvd.grouped_allreduce_async_ of one tensor."""
+        self.sent_bytes += traffic.sum_bytes(tensor.nbytes, self.size)
+        handle = self._hvd.grouped_allreduce_async_([tensor], name=name, op=self._hvd.Sum)
+        return lambda: self._hvd.synchronize(handle)[0]
+
+    def start_gather(self, tensor: Tensor, name: str) -> Wait:
+        """hvd.allgather_async."""
+        self.sent_bytes += traffic.gather_bytes(tensor.nbytes, self.size)
+        handle = self._hvd.allgather_async(tensor, name=name)
+        return lambda: self._hvd.synchronize(handle).view(self.size, -1)
+
+    def start_exchange(self, tensor: Tensor, name: str) -> Wait:
+        """hvd.alltoall_async."""
+        self.sent_bytes += traffic.exchange_bytes(tensor.nbytes, self.size)
+        handle = self._hvd.alltoall_async(tensor, name=name)
+        return lambda: self._hvd.synchronize(handle)[0].view(self.size, -1)
+
+
+def _choose_settings(on_cpu: bool, latency_bound: bool, options: CommConfig) -> dict[str, str]:
     """Sets what Horovod and Open MPI read at start, unless the user did, and returns what is in
     force."""
     chosen = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
@@ -168,4 +275,13 @@ def _choose_settings(on_cpu: bool, latency_bound: bool) -> dict[str, str]:
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
-    return {name: os.environ[name] for name in chosen}
+    # What is said on the command line comes before the environment.
+    said = {
+        "HOROVOD_CYCLE_TIME": f"{options.cycle_ms:g}" if options.cycle_ms else "",
+        "HOROVOD_FUSION_THRESHOLD": f"{options.fusion_mb << 20}" if options.fusion_mb else "",
+        "HOROVOD_HIERARCHICAL_ALLREDUCE": "1" if options.hierarchical else "",
+        "HOROVOD_TIMELINE": options.timeline,
+    }
+    said = {name: value for name, value in said.items() if value}
+    os.environ.update(said)
+    return {name: os.environ[name] for name in chosen | said}

@@ -48,6 +48,11 @@ def launched_rank() -> int:
     return launch.rank if launch else 0
 
 
+def torchrun_place() -> tuple[int, int]:
+    """Local rank and ranks of this host, as torchrun tells them."""
+    return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+
 def lonely_message(launch: Launch, found: str) -> str:
     """What to tell a user whose ranks do not see each other, and what to do about it."""
     with_mpi = "Horovod must be built with the MPI that this mpirun belongs to"
@@ -60,7 +65,8 @@ def lonely_message(launch: Launch, found: str) -> str:
         "mpirun (MPICH, Intel MPI)": f"{with_mpi}; or {with_gloo}",
         "srun": "start it with `srun --mpi=pmix python -m hvd_yolo.train` (`srun --mpi=list` shows "
         "what there is), or with mpirun inside the allocation",
-        "torchrun": f"Horovod does not join ranks that torchrun started: {with_gloo}",
+        "torchrun": f"Horovod does not join ranks that torchrun started: leave comm.backend out, "
+        f"and torch.distributed does; or {with_gloo}",
     }[launch.launcher]
     return (
         f"{launch.launcher} promised {launch.size} ranks, but {found}: {launch.size} lonely "

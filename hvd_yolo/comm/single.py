@@ -1,9 +1,12 @@
 """The twin for one process: no Horovod, no MPI, and the same code everywhere else."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from hvd_yolo.config import CommConfig
 
 
 class SingleComm:
@@ -16,21 +19,37 @@ class SingleComm:
     local_rank = 0
     local_size = 1
     is_main = True
+    sent_bytes = 0.0
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self.settings: dict[str, str] = {}
 
     def distribute(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module, passes: int, groups: int
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        passes: int,
+        options: CommConfig,
+        kept: Mapping[str, Tensor],
     ) -> torch.optim.Optimizer:
-        """The optimizer itself."""
+        """The optimizer itself: nothing is sent, so nothing is compressed."""
         return optimizer
+
+    def share_gradients(self, is_on: bool) -> None:
+        """This rank's own gradients are the sums."""
 
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         """Gradients are whole already; a parameter without one gets zeros, as on many ranks."""
         zero_missing_gradients(optimizer)
         return nullcontext()
+
+    def settle_compression(self) -> dict[str, Tensor]:
+        """Nothing was left unsent."""
+        return {}
+
+    def adasum(self, tensors: Sequence[Tensor]) -> None:
+        """One rank's tensors are their own sum."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """A copy."""

@@ -1,15 +1,13 @@
 """Every option of hvd_yolo, and how a command line becomes a Config; data_verbs holds those of
 `python -m hvd_yolo.data`."""
 
+from hvd_yolo.config.data_options import AugmentConfig, LoaderConfig, OrderConfig
 from hvd_yolo.config.options import (
-    AugmentConfig,
     CheckpointConfig,
     CommConfig,
     Config,
     EvalConfig,
-    LoaderConfig,
     OptimConfig,
-    OrderConfig,
     ReportConfig,
     TrainConfig,
 )

@@ -8,6 +8,8 @@ theirs, the line says why.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hvd_yolo.config.data_options import AugmentConfig, LoaderConfig, OrderConfig
+
 
 @dataclass
 class OptimConfig:
@@ -43,89 +45,6 @@ class OptimConfig:
     clip_norm: float = 10.0
     ema_decay: float = 0.9999
     ema_tau: float = 2000.0
-
-
-@dataclass
-class AugmentConfig:
-    """What happens to a training image; probabilities and ranges in the words of Ultralytics.
-
-    Args:
-        mosaic: probability of putting four images together.
-        close_mosaic: the last so many epochs see no mosaic, mixup or cutmix.
-        mixup: probability of blending in a second picture.
-        cutmix: probability of pasting a rectangle of a second picture.
-        degrees: rotation by an angle drawn from +-degrees.
-        translate: shift by up to this share of the image.
-        scale: zoom drawn from 1 - scale to 1 + scale.
-        shear: shear by an angle drawn from +-shear degrees, along x and along y.
-        perspective: perspective coefficients drawn from +-perspective (at most 0.001).
-        crop: probability of taking a random crop of an image, half to all of each side.
-        hsv_h: hue shift, drawn from +-hsv_h of the circle.
-        hsv_s: saturation gain, drawn from 1 +- hsv_s.
-        hsv_v: value gain, drawn from 1 +- hsv_v.
-        fliplr: probability of a horizontal flip.
-        flipud: probability of a vertical flip.
-    """
-
-    mosaic: float = 1.0
-    close_mosaic: int = 10
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    degrees: float = 0.0
-    translate: float = 0.1
-    scale: float = 0.5
-    shear: float = 0.0
-    perspective: float = 0.0
-    crop: float = 0.0
-    hsv_h: float = 0.015
-    hsv_s: float = 0.7
-    hsv_v: float = 0.4
-    fliplr: float = 0.5
-    flipud: float = 0.0
-
-
-@dataclass
-class LoaderConfig:
-    """How images reach the training loop; nothing of it changes what the model sees.
-
-    Args:
-        cache: images decoded and cut to size once for all ranks of a node, on disk (kept for the
-            next run) or in ram (/dev/shm, until the last run that uses it ends); none: decoded
-            each time.
-        folder: of the cache; empty: /var/tmp/hvd_yolo-UID for disk, /dev/shm/hvd_yolo-UID for ram.
-        stage: folder on a fast local disk to which the image files are copied once for all ranks
-            of a node, for data on a network file system; empty: read where they lie.
-        prefetch: batches each worker reads ahead.
-        max_unreadable: unreadable images of an epoch, all ranks together, that are named and
-            skipped before the run ends with an error.
-    """
-
-    cache: Literal["none", "ram", "disk"] = "none"
-    folder: str = ""
-    stage: str = ""
-    prefetch: int = 2
-    max_unreadable: int = 100
-
-
-@dataclass
-class OrderConfig:
-    """Which images an update takes, and how large; the same on any number of ranks.
-
-    Args:
-        rect: an update takes images of like shape, and its input is the smallest rectangle that
-            holds them; without mosaic, mixup and cutmix. Needs global_batch.
-        multi_scale: the input size of each update is drawn from imgsz x (1 -+ this share).
-        class_balance: images with rare classes are drawn more often, with replacement, by the
-            (f_max / f)^class_balance of their rarest class, f the share of images that have it;
-            0.5 is the square root of LVIS, 0 draws each image once an epoch.
-        image_weights: text file, `NAME WEIGHT` a line: an image's file name and how often it is
-            drawn against those without a line, which have weight 1.
-    """
-
-    rect: bool = False
-    multi_scale: float = 0.0
-    class_balance: float = 0.0
-    image_weights: str = ""
 
 
 @dataclass
@@ -165,13 +84,44 @@ class CommConfig:
     """How ranks talk.
 
     Args:
-        backend: horovod, single (one process), or auto: what the launcher promised.
-        groups: gradients are summed in so many fixed groups; fixed, so that two runs give the same
-            bits.
+        backend: horovod, torch (torch.distributed, under torchrun), single (one process), or auto:
+            what the launcher promised.
+        groups: gradients are summed in so many fixed groups, each as soon as it is there; fixed, so
+            that two runs give the same bits.
+        cycle_ms: milliseconds between two looks of Horovod's background thread for work; 0: chosen
+            from device and controller, as the banner says.
+        fusion_mb: Horovod's fusion buffer, MB; 0: Horovod's own 128. A group is never fused with
+            another.
+        hierarchical: Horovod sums within each host first, then across (NCCL).
+        timeline: file for Horovod's timeline (chrome://tracing); empty: none.
+        compression: of gradients on the wire: none, fp16, bf16, powersgd (Vogels et al. 2019) or
+            topk (Lin et al. 2018), the last two with error feedback.
+        powersgd_rank: rank of the two factors of each matrix.
+        topk_share: share of the entries that topk sends.
+        sync_every: local SGD (Stich 2019): ranks update on their own and average their weights
+            every so many updates; momenta stay each rank's own and are averaged at checkpoints.
+        sync_warmup: epochs of ordinary updates before local SGD begins (Lin et al. 2020).
+        op: average, or adasum (Maleki et al. 2021; Horovod over MPI): what each rank's update
+            changes is put together by Adasum, and the rate is not multiplied by the ranks.
     """
 
-    backend: Literal["auto", "horovod", "single"] = "auto"
+    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
     groups: int = 4
+    cycle_ms: float = 0.0
+    fusion_mb: int = 0
+    hierarchical: bool = False
+    timeline: str = ""
+    compression: Literal["none", "fp16", "bf16", "powersgd", "topk"] = "none"
+    powersgd_rank: int = 4
+    topk_share: float = 0.01
+    sync_every: int = 1
+    sync_warmup: float = 3.0
+    op: Literal["average", "adasum"] = "average"
+
+    @property
+    def shares_every_update(self) -> bool:
+        """Whether every update takes the gradients of all ranks."""
+        return self.sync_every == 1 and self.op == "average"
 
 
 @dataclass

@@ -21,7 +21,8 @@ _TRAIN = "hvd_yolo.train"
 # Keys that may change on resume: they move no weight. Whole sections end with a dot.
 _FREE_ON_RESUME = (
     "output", "resume", "override", "workers", "device",
-    "loader.", "comm.", "checkpoint.", "eval.", "report.",
+    "loader.", "checkpoint.", "eval.", "report.", "comm.backend", "comm.groups", "comm.cycle_ms",
+    "comm.fusion_mb", "comm.hierarchical", "comm.timeline",
 )  # fmt: skip
 
 
@@ -174,8 +175,24 @@ def _check_training(config: Config) -> None:
             "order.rect cuts its updates from images sorted by shape, which must not depend on the "
             "number of ranks: give --global_batch"
         )
+    _check_local_updates(config)
     if config.train.dtype == "float64" and config.train.amp not in ("auto", "none"):
         raise InputError("train.amp needs train.dtype float32")
+
+
+def _check_local_updates(config: Config) -> None:
+    """What does not go with updates that each rank makes on its own."""
+    if config.comm.shares_every_update:
+        return
+    asked = "comm.op adasum" if config.comm.op == "adasum" else "comm.sync_every above 1"
+    if config.comm.compression != "none":
+        raise InputError(f"{asked} sends no gradients: leave comm.compression out")
+    if config.train.sync_bn:
+        raise InputError(f"{asked} lets ranks run apart, train.sync_bn does not: choose one")
+    if config.train.amp == "fp16":
+        raise InputError(
+            f"{asked}: each rank would have a loss scale of its own; take train.amp bf16 or none"
+        )
 
 
 # Least and most; a perspective beyond 0.001 or a zoom to nothing turns pictures inside out.
@@ -183,6 +200,9 @@ _RANGES = {
     "imgsz": (0, math.inf), "epochs": (1, 1 << 24), "batch_size": (1, math.inf),
     "global_batch": (0, math.inf), "max_updates": (0, math.inf), "workers": (-1, math.inf),
     "seed": (0, (1 << 63) - 1), "train.accumulate": (1, math.inf), "comm.groups": (1, math.inf),
+    "comm.cycle_ms": (0, math.inf), "comm.fusion_mb": (0, math.inf),
+    "comm.powersgd_rank": (1, math.inf), "comm.topk_share": (1e-6, 1),
+    "comm.sync_every": (1, math.inf), "comm.sync_warmup": (0, math.inf),
     "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
     "report.every": (1, math.inf), "eval.every": (0, math.inf), "eval.batch_size": (0, math.inf),
     "eval.max_detections": (1, math.inf), "eval.max_unreadable": (0, math.inf),

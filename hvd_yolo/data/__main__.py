@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(options, argv[1:], f"hvd_yolo.data {verb}")
     if not config.data:
         raise InputError("data is missing: name the data set, --data my_data.yaml")
-    act(config, connect(config.comm.backend, "cpu"))
+    act(config, connect(config.comm, "cpu"))
 
 
 def check(config: CheckConfig, comm: Comm) -> None:

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             "weights is missing: name the checkpoint to score, --weights RUN/checkpoints/best.pt"
         )
-    comm = connect(config.comm.backend, config.device)
+    comm = connect(config.comm, config.device)
     with agree(comm):
         trained = open_ensemble(config.weights, config.fuse, config.eval)
         dataset = open_dataset(config.data or trained.config.data, config.split)

@@ -9,6 +9,7 @@ from typing import Any
 
 from hvd_yolo.evaluate import Evaluation
 from hvd_yolo.report.console import Console
+from hvd_yolo.tally import Window
 
 __all__ = ["Report", "slow_data_remedy"]
 
@@ -24,7 +25,7 @@ class Report:
     seconds) differ from run to run, all others are a function of config and seed.
     """
 
-    TIMES = ("images_per_s", "data_wait", "seconds")
+    TIMES = ("images_per_s", "data_wait", "comm_wait", "seconds")
 
     def __init__(
         self,
@@ -60,30 +61,17 @@ class Report:
         if self._is_main:
             self._console.say(message)
 
-    def train(
-        self,
-        epoch: float,
-        step: int,
-        lr: float,
-        losses: dict[str, float],
-        grad_norm: float,
-        images: float,
-        data_wait: float,
-    ) -> None:
-        """A line for the updates since the last one.
-
-        epoch: passes over the data so far; losses: means over those updates, by term; images: those
-            they took, on all ranks; data_wait:
-        seconds a rank waited for images, the mean over ranks.
-        """
+    def train(self, epoch: float, step: int, lr: float, grad_norm: float, window: Window) -> None:
+        """A line for the updates since the last one; epoch: passes over the data so far."""
         now = time.monotonic()
         elapsed, self._line_started = now - self._line_started, now
         if not self._is_main:
             return
         line = {
-            "kind": "train", "epoch": epoch, "step": step, "images": round(images), "lr": lr,
-            "loss": sum(losses.values()), "losses": losses, "grad_norm": grad_norm,
-            "images_per_s": images / elapsed, "data_wait": data_wait / elapsed,
+            "kind": "train", "epoch": epoch, "step": step, "images": round(window.images), "lr": lr,
+            "loss": sum(window.losses.values()), "losses": window.losses, "grad_norm": grad_norm,
+            "sent_bytes": window.sent_bytes, "images_per_s": window.images / elapsed,
+            "data_wait": window.data_wait / elapsed, "comm_wait": window.comm_wait / elapsed,
             "seconds": now - self._started,
         }  # fmt: skip
         self._write(line)

@@ -28,9 +28,10 @@ class Console:
     def train(self, line: dict[str, Any], seconds_per_update: float) -> None:
         """A train line of metrics.jsonl in one short line, with the time left."""
         terms = " ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+        talk = f"  comm wait {line['comm_wait']:.0%}" if line["sent_bytes"] else ""
         text = (
             f"epoch {line['epoch']:.2f}  loss {line['loss']:.3f} ({terms})  lr {line['lr']:.2e}  "
-            f"{line['images_per_s']:.1f} img/s  data wait {line['data_wait']:.0%}"
+            f"{line['images_per_s']:.1f} img/s  data wait {line['data_wait']:.0%}{talk}"
         )
         if self._bar is not None:
             self._bar.n = line["step"]

@@ -79,11 +79,22 @@ def test_lonely_processes_are_refused_with_the_remedy():
     assert "Traceback" not in told
 
 
-def test_torchrun_is_refused_with_the_remedy():
+def test_horovod_under_torchrun_is_refused_with_the_remedy():
     arguments = ["-m", "hvd_yolo.train", "--data", "shapes:8", "--output", "never-written"]
-    done = run_job(1, arguments, RANK="0", WORLD_SIZE="2")
+    done = run_job(1, [*arguments, "--comm.backend", "horovod"], RANK="0", WORLD_SIZE="2")
     assert done.returncode == 2
-    assert "use `horovodrun" in done.stderr or "horovodrun -np N --gloo" in done.stderr
+    assert "leave comm.backend out, and torch.distributed does" in done.stderr
+    assert "horovodrun -np N --gloo" in done.stderr
+
+
+@needs_mpi
+def test_torch_under_another_launcher_is_refused_with_the_remedy():
+    arguments = ["-m", "hvd_yolo.train", "--comm.backend", "torch", "--output", "never-written"]
+    for num_ranks in (1, 2):
+        done = run_job(num_ranks, arguments)
+        told = done.stdout + done.stderr
+        assert done.returncode == 2
+        assert told.count("start it with `torchrun --nproc-per-node N -m hvd_yolo.train`") == 1
 
 
 @needs_mpi

@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hvd_yolo.comm import connect
+from hvd_yolo.config import CommConfig
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS, Table, best_operating_point, score
 
 
@@ -74,7 +75,7 @@ def test_the_twelve_numbers_are_those_of_pycocotools(scorer):
     table = made_table()
     evaluation = reference(table, 80)
     names = tuple(str(k) for k in range(80))
-    metrics = score(table, names, connect("single", "cpu"), scorer)
+    metrics = score(table, names, connect(CommConfig("single"), "cpu"), scorer)
     assert 0.05 < metrics["AP"] < 0.9
     assert np.abs(numbers(metrics) - evaluation.stats).max() <= 1e-12
     precision = evaluation.eval["precision"]
@@ -86,7 +87,7 @@ def test_the_twelve_numbers_are_those_of_pycocotools(scorer):
 
 
 def test_nothing_found_and_nothing_to_find():
-    comm = connect("single", "cpu")
+    comm = connect(CommConfig("single"), "cpu")
     table = made_table()
     nothing_found = table._replace(detections=np.zeros((0, 7)))
     metrics = score(nothing_found, tuple("abcdefgh" * 10), comm)

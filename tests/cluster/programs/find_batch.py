@@ -11,6 +11,7 @@ import sys
 
 from hvd_yolo import autobatch, cli, config
 from hvd_yolo.comm import connect, launch
+from hvd_yolo.config import CommConfig
 from hvd_yolo.data import open_dataset
 from hvd_yolo.memory import MemoryMeter, _status
 from hvd_yolo.state import new_state
@@ -28,7 +29,7 @@ class TightMeter(MemoryMeter):
 
 def main(_):
     options = config.load(["--data", "shapes:1600", "--imgsz", "128", "--train.amp", "none"])
-    comm = connect("auto", "cpu")
+    comm = connect(CommConfig(), "cpu")
     train_set = open_dataset(options.data, "train")
     state = new_state(options, 6, comm.device)
     if TOLD == "ADDRESS_SPACE":

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hvd_yolo.comm import agree, broadcast_bytes, connect, gather_json
+from hvd_yolo.config import CommConfig
 from hvd_yolo.errors import InputError
 
 
@@ -65,7 +66,7 @@ def check_optimizer(comm, layout, momentum):
     options = {"lr": 0.01, "momentum": momentum}
     reference_optimizer = torch.optim.SGD(reference.parameters(), **options)
     optimizer = comm.distribute(
-        torch.optim.SGD(model.parameters(), **options), model, passes=2, groups=3
+        torch.optim.SGD(model.parameters(), **options), model, 2, CommConfig(groups=3), {}
     )
     for update in range(2):
         everyone = [[rank * 10 + i + update for i in range(3 * rank)] for rank in range(comm.size)]
@@ -95,13 +96,13 @@ def check_state_goes_along(comm):
     loss_of(model, [1]).backward()
     optimizer.step()
     before = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
-    distributed = comm.distribute(optimizer, model, passes=1, groups=2)
+    distributed = comm.distribute(optimizer, model, 1, CommConfig(groups=2), {})
     after = [distributed.state[p]["momentum_buffer"] for p in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def main(backend, size):
-    comm = connect(backend, "cpu")
+    comm = connect(CommConfig(backend), "cpu")
     assert (comm.name, comm.size) == (backend, size)
     assert comm.is_main == (comm.rank == 0)
     assert gather_json(comm, comm.rank) == list(range(size))

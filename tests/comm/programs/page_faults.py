@@ -7,6 +7,7 @@ import resource
 import torch
 
 from hvd_yolo.comm import connect
+from hvd_yolo.config import CommConfig
 
 
 def faults(rounds):
@@ -16,6 +17,6 @@ def faults(rounds):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-comm = connect("single", "cpu")
+comm = connect(CommConfig("single"), "cpu")
 faults(10)
 print(json.dumps({"settings": comm.settings, "faults": faults(10)}))

@@ -6,6 +6,7 @@ from torch import nn
 
 from hvd_yolo.comm import connect
 from hvd_yolo.comm.batch_norm import SyncBatchNorm2d, average_statistics, convert
+from hvd_yolo.config import CommConfig
 
 CHANNELS = 5
 
@@ -71,7 +72,7 @@ def check_average(comm):
     assert bn.running_var.tolist() == [1.0, 1.0]
 
 
-comm = connect("auto", "cpu", latency_bound=True)
+comm = connect(CommConfig(), "cpu", latency_bound=True)
 check(comm, {1: [4], 3: [4, 0, 3]}[comm.size])
 check_pass_without_images(comm)
 check_average(comm)

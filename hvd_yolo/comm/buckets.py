@@ -1,0 +1,159 @@
+"""Gradients summed over ranks in a few flat buckets, while the backward pass goes on.
+
+What hvd.DistributedOptimizer does for plain sums, for everything that is not one: compressions that
+take two messages, torch.distributed, and updates in which a rank keeps its gradients to itself.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Wait = Callable[[], Tensor]
+
+
+class Engine(Protocol):
+    """Collectives that have begun when the call returns. All ranks call them in one order.
+
+    Each returns a function that waits and gives the result. The tensor given must not be touched
+    before.
+    """
+
+    size: int
+
+    def start_sum(self, tensor: Tensor, name: str) -> Wait:
+        """The elementwise sum over ranks, in the memory of `tensor` (n)."""
+        ...
+
+    def start_gather(self, tensor: Tensor, name: str) -> Wait:
+        """(size, n): the tensors (n) of all ranks."""
+        ...
+
+    def start_exchange(self, tensor: Tensor, name: str) -> Wait:
+        """(size, n / size): of every rank's tensor (n), the part that is this rank's."""
+        ...
+
+
+class Compressor(Protocol):
+    """How one bucket's gradients become their sum over ranks, in two steps that all ranks take.
+
+    A bucket is (n), the gradients of its parameters one after the other, each in the order its
+    parameter has in memory.
+    """
+
+    def start(self, gradient: Tensor) -> None:
+        """Takes this rank's gradient and begins to send it."""
+        ...
+
+    def follow(self) -> None:
+        """Begins the second message, if there is one, once the first has arrived."""
+        ...
+
+    def finish(self) -> Tensor:
+        """(n): the sum, or what the compression makes of it; the same bits on all ranks."""
+        ...
+
+    def settle(self) -> dict[str, Tensor]:
+        """Makes what this rank keeps from update to update one for all ranks, and returns it, as
+        the constructor takes it back: what a checkpoint must hold."""
+        ...
+
+
+class Bucket:
+    """A run of parameters whose gradients are sent together."""
+
+    def __init__(self, parameters: Sequence[Tensor], compressor: Compressor) -> None:
+        self.parameters = list(parameters)
+        self.compressor = compressor
+        self.num_missing = 0
+
+    def gradient(self) -> Tensor:
+        """(n): the gradients, zeros for a parameter without one."""
+        return torch.cat(
+            [
+                p.new_zeros(p.numel()) if p.grad is None else in_memory_order(p.grad)
+                for p in self.parameters
+            ]
+        )
+
+    def spread(self, total: Tensor) -> None:
+        """Makes each parameter's gradient a view of the sum (n)."""
+        start = 0
+        for p in self.parameters:
+            p.grad = total.as_strided(p.shape, p.stride(), start)
+            start += p.numel()
+
+
+class Reducer:
+    """Sends each bucket when all of its gradients have come from `passes` backward passes.
+
+    is_on False: gradients stay this rank's own. Buckets are sent in one order on all ranks, which
+    torch.distributed asks for.
+    """
+
+    def __init__(self, buckets: Sequence[Bucket], passes: int) -> None:
+        self.is_on = True
+        self._buckets = list(buckets)
+        self._passes = passes
+        self._passes_made = {p: 0 for bucket in buckets for p in bucket.parameters}
+        self._home = {p: bucket for bucket in buckets for p in bucket.parameters}
+        self._num_sent = 0
+        self._reset()
+        for p in self._home:
+            p.register_post_accumulate_grad_hook(self._count_pass)
+
+    def finish(self) -> None:
+        """Sends what is left, passes this rank did not make counting as zeros, and gives every
+        parameter the sum as its gradient."""
+        if self.is_on:
+            for bucket in self._buckets[self._num_sent :]:
+                bucket.compressor.start(bucket.gradient())
+            for bucket in self._buckets:
+                bucket.compressor.follow()
+            for bucket in self._buckets:
+                bucket.spread(bucket.compressor.finish())
+        self._reset()
+
+    def settle(self) -> dict[str, Tensor]:
+        """What all compressors keep, made one for all ranks."""
+        kept: dict[str, Tensor] = {}
+        for bucket in self._buckets:
+            kept |= bucket.compressor.settle()
+        return kept
+
+    def _reset(self) -> None:
+        self._num_sent = 0
+        self._passes_made = dict.fromkeys(self._passes_made, 0)
+        for bucket in self._buckets:
+            bucket.num_missing = len(bucket.parameters)
+
+    def _count_pass(self, p: Tensor) -> None:
+        self._passes_made[p] += 1
+        if self._passes_made[p] == self._passes:
+            self._home[p].num_missing -= 1
+            while self.is_on and self._num_sent < len(self._buckets):
+                bucket = self._buckets[self._num_sent]
+                if bucket.num_missing:
+                    break
+                bucket.compressor.start(bucket.gradient())
+                self._num_sent += 1
+
+
+def equal_runs(parameters: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+    """The parameters, in the order given, in at most `count` runs of about equal bytes."""
+    share = sum(p.numel() for p in parameters) / count
+    runs: list[list[Tensor]] = [[]]
+    filled = 0
+    for p in parameters:
+        if filled >= share * len(runs) and len(runs) < count:
+            runs.append([])
+        runs[-1].append(p)
+        filled += p.numel()
+    return runs
+
+
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """The dense run of numbers that a tensor is in memory, (n): channels_last stays as it is, which
+    no engine takes otherwise."""
+    return tensor.as_strided((tensor.numel(),), (1,))

@@ -1,0 +1,155 @@
+"""The twin over torch.distributed, under torchrun: Gloo on the CPU, NCCL on GPUs, no Horovod."""
+
+import atexit
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hvd_yolo.comm import launch, traffic
+from hvd_yolo.comm.buckets import Wait
+from hvd_yolo.comm.compression import make_reducer
+from hvd_yolo.config import CommConfig
+from hvd_yolo.errors import InputError
+
+
+class TorchComm:
+    """A rank of a torch.distributed job. See Comm for what the methods promise."""
+
+    name = "torch"
+
+    def __init__(self, promised: launch.Launch | None, on_cpu: bool, options: CommConfig) -> None:
+        if promised and promised.launcher != "torchrun":
+            raise InputError(
+                f"comm.backend is torch, but {promised.launcher} started this: start it with "
+                "`torchrun --nproc-per-node N -m hvd_yolo.train`, or leave comm.backend out"
+            )
+        if promised is None:
+            raise InputError(
+                "comm.backend is torch, but nothing launched this: start it with `torchrun "
+                "--nproc-per-node N -m hvd_yolo.train`"
+            )
+        if options.hierarchical or options.timeline:
+            raise InputError("comm.hierarchical and comm.timeline are Horovod's; leave them out")
+        engine = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
+        self.settings = {"torch.distributed": engine}
+        dist.init_process_group(engine)
+        atexit.register(dist.destroy_process_group)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.local_rank, self.local_size = launch.torchrun_place()
+        self.device = torch.device("cpu")
+        self._engine = _Engine(self.size)
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0."""
+        return self.rank == 0
+
+    @property
+    def sent_bytes(self) -> float:
+        """What the engine has counted."""
+        return self._engine.sent_bytes
+
+    def distribute(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        passes: int,
+        options: CommConfig,
+        kept: Mapping[str, Tensor],
+    ) -> torch.optim.Optimizer:
+        """The optimizer itself; hooks on the parameters send their gradients."""
+        self._reducer = make_reducer(self._engine, model, passes, options, kept)
+        return optimizer
+
+    def share_gradients(self, is_on: bool) -> None:
+        """Passed on to the reducer."""
+        self._reducer.is_on = is_on
+
+    @contextmanager
+    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Waits for the sums."""
+        self._reducer.finish()
+        yield
+
+    def settle_compression(self) -> dict[str, Tensor]:
+        """Of all buckets."""
+        return self._reducer.settle()
+
+    def adasum(self, tensors: Sequence[Tensor]) -> None:
+        """Refused: Horovod alone has it."""
+        raise InputError("comm.op adasum: torch.distributed has no Adasum; use Horovod over MPI")
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """dist.all_reduce."""
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks divided by their number."""
+        return self.sum(tensor) / self.size
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """dist.all_gather of parts padded to the longest."""
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(tensor)
+        lengths = self.sum(lengths).tolist()
+        padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        if padded.numel():
+            dist.all_gather(parts, padded)
+        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
+        """dist.broadcast."""
+        received = tensor.clone(memory_format=torch.contiguous_format)
+        if received.numel():
+            dist.broadcast(received, root)
+        return received
+
+    def barrier(self) -> None:
+        """A sum on the CPU, which waits for nothing on a GPU."""
+        self.sum(torch.zeros(1))
+
+
+class _Engine:
+    """Collectives in a process group of their own: those of SyncBatchNorm come in between, on each
+    rank at another place."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.sent_bytes = 0.0
+        self._group = dist.new_group()
+
+    def start_sum(self, tensor: Tensor, name: str) -> Wait:
+        """dist.all_reduce."""
+        self.sent_bytes += traffic.sum_bytes(tensor.nbytes, self.size)
+        return partial(_finished, dist.all_reduce(tensor, group=self._group, async_op=True), tensor)
+
+    def start_gather(self, tensor: Tensor, name: str) -> Wait:
+        """dist.all_gather_into_tensor, of bytes: Gloo does not know every type."""
+        self.sent_bytes += traffic.gather_bytes(tensor.nbytes, self.size)
+        joined = tensor.new_empty(self.size * len(tensor))
+        work = dist.all_gather_into_tensor(
+            joined.view(torch.uint8), tensor.view(torch.uint8), group=self._group, async_op=True
+        )
+        return partial(_finished, work, joined.view(self.size, -1))
+
+    def start_exchange(self, tensor: Tensor, name: str) -> Wait:
+        """dist.all_to_all_single, of bytes."""
+        self.sent_bytes += traffic.exchange_bytes(tensor.nbytes, self.size)
+        parts = torch.empty_like(tensor)
+        work = dist.all_to_all_single(
+            parts.view(torch.uint8), tensor.view(torch.uint8), group=self._group, async_op=True
+        )
+        return partial(_finished, work, parts.view(self.size, -1))
+
+
+def _finished(work: dist.Work, result: Tensor) -> Tensor:
+    work.wait()
+    return result

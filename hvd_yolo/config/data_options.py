@@ -1,0 +1,87 @@
+"""The options of training that are about its images: augmentation, loader and order."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class AugmentConfig:
+    """What happens to a training image; probabilities and ranges in the words of Ultralytics.
+
+    Args:
+        mosaic: probability of putting four images together.
+        close_mosaic: the last so many epochs see no mosaic, mixup or cutmix.
+        mixup: probability of blending in a second picture.
+        cutmix: probability of pasting a rectangle of a second picture.
+        degrees: rotation by an angle drawn from +-degrees.
+        translate: shift by up to this share of the image.
+        scale: zoom drawn from 1 - scale to 1 + scale.
+        shear: shear by an angle drawn from +-shear degrees, along x and along y.
+        perspective: perspective coefficients drawn from +-perspective (at most 0.001).
+        crop: probability of taking a random crop of an image, half to all of each side.
+        hsv_h: hue shift, drawn from +-hsv_h of the circle.
+        hsv_s: saturation gain, drawn from 1 +- hsv_s.
+        hsv_v: value gain, drawn from 1 +- hsv_v.
+        fliplr: probability of a horizontal flip.
+        flipud: probability of a vertical flip.
+    """
+
+    mosaic: float = 1.0
+    close_mosaic: int = 10
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    crop: float = 0.0
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    fliplr: float = 0.5
+    flipud: float = 0.0
+
+
+@dataclass
+class LoaderConfig:
+    """How images reach the training loop; nothing of it changes what the model sees.
+
+    Args:
+        cache: images decoded and cut to size once for all ranks of a node, on disk (kept for the
+            next run) or in ram (/dev/shm, until the last run that uses it ends); none: decoded
+            each time.
+        folder: of the cache; empty: /var/tmp/hvd_yolo-UID for disk, /dev/shm/hvd_yolo-UID for ram.
+        stage: folder on a fast local disk to which the image files are copied once for all ranks
+            of a node, for data on a network file system; empty: read where they lie.
+        prefetch: batches each worker reads ahead.
+        max_unreadable: unreadable images of an epoch, all ranks together, that are named and
+            skipped before the run ends with an error.
+    """
+
+    cache: Literal["none", "ram", "disk"] = "none"
+    folder: str = ""
+    stage: str = ""
+    prefetch: int = 2
+    max_unreadable: int = 100
+
+
+@dataclass
+class OrderConfig:
+    """Which images an update takes, and how large; the same on any number of ranks.
+
+    Args:
+        rect: an update takes images of like shape, and its input is the smallest rectangle that
+            holds them; without mosaic, mixup and cutmix. Needs global_batch.
+        multi_scale: the input size of each update is drawn from imgsz x (1 -+ this share).
+        class_balance: images with rare classes are drawn more often, with replacement, by the
+            (f_max / f)^class_balance of their rarest class, f the share of images that have it;
+            0.5 is the square root of LVIS, 0 draws each image once an epoch.
+        image_weights: text file, `NAME WEIGHT` a line: an image's file name and how often it is
+            drawn against those without a line, which have weight 1.
+    """
+
+    rect: bool = False
+    multi_scale: float = 0.0
+    class_balance: float = 0.0
+    image_weights: str = ""

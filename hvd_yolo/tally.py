@@ -1,0 +1,150 @@
+"""What updates come to, added up over micro-batches, ranks and updates: images, losses with their
+divisors, bytes sent and time waited."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hvd_yolo.comm import Comm, gather_json
+from hvd_yolo.errors import InputError
+from hvd_yolo.models.losses import Losses
+from hvd_yolo.state import TrainState
+
+# The first entries of the vector that is summed over ranks with each update; the loss terms follow,
+# and then their divisors.
+_WEIGHT, _IMAGES, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT, _TERMS = range(8)
+
+
+class Window(NamedTuple):
+    """The updates between two lines of progress: mean losses by term, images over all ranks, bytes
+    of gradients or weights that a rank sent an update, and the seconds a rank waited for images and
+    for the other ranks, means over ranks."""
+
+    losses: dict[str, float]
+    images: float
+    sent_bytes: float
+    data_wait: float
+    comm_wait: float
+
+
+class Tally:
+    """Adds up vectors of float64 on the device, one an update, into TrainState's window and count
+    of unreadable images."""
+
+    def __init__(self, comm: Comm, max_unreadable: int) -> None:
+        self._comm = comm
+        self._max_unreadable = max_unreadable
+        self._waits = torch.zeros(2, dtype=torch.float64)
+        # Of local updates, this rank's alone, since the ranks last added them up.
+        self._own: Tensor | None = None
+
+    def of_update(
+        self,
+        state: TrainState,
+        passes: list[tuple[Losses | None, list[float]]],
+        sent_bytes: float,
+        comm_wait: float,
+    ) -> Tensor:
+        """This rank's vector of an update.
+
+        passes: losses of each micro-batch, with its images, unreadable images and seconds of wait
+        for them; comm_wait: seconds of the update before, for this one's wait is not over.
+        """
+        names = self._agree_on_terms(state, [losses for losses, _ in passes if losses is not None])
+        counts = torch.tensor([counts for _, counts in passes], dtype=torch.float64).sum(0)
+        own = torch.zeros(_TERMS + 2 * len(names), dtype=torch.float64)
+        own[[_IMAGES, _UNREADABLE, _DATA_WAIT]] = counts
+        own[[_UPDATES, _SENT, _COMM_WAIT]] = own.new_tensor([1.0, sent_bytes, comm_wait])
+        own = own.to(self._comm.device)
+        for losses, _ in passes:
+            if losses is not None:
+                values = [losses.terms[name] for name in names]
+                weights = [losses.weight_of(name) for name in names]
+                values = [value.detach().double() for value in (*values, *weights, losses.weight)]
+                values = torch.stack(values)
+                own[_TERMS:] += values[:-1]
+                own[_WEIGHT] += values[-1]
+        return own
+
+    def take_in(self, state: TrainState, sums: Tensor) -> None:
+        """Adds sums over all ranks.
+
+        Times are kept apart from the rest: a checkpoint holds the window, and time must not change
+        its bits.
+        """
+        self._waits += sums[_DATA_WAIT:_TERMS].cpu()
+        sums[_DATA_WAIT:_TERMS] = 0.0
+        state.unreadable = state.unreadable + sums[_UNREADABLE]
+        state.window = _added(state.window, sums)
+
+    def keep_own(self, own: Tensor, sent_bytes: float) -> None:
+        """Adds a vector of this rank alone, until share(), and bytes that came after it."""
+        own[_SENT] += sent_bytes
+        self._own = _added(self._own, own)
+
+    def share(self, state: TrainState) -> None:
+        """Takes in what the ranks kept; every rank."""
+        if self._own is not None:
+            self.take_in(state, self._comm.sum(self._own))
+            self._own = None
+
+    def close_window(self, state: TrainState) -> Window:
+        """The updates since the last call; every rank.
+
+        Raises InputError on all ranks when too many images of the epoch could not be read.
+        """
+        self.share(state)
+        sums = state.window.tolist()
+        state.window = None
+        self.check_unreadable(state)
+        data_wait, comm_wait = (self._waits / self._comm.size).tolist()
+        self._waits = torch.zeros_like(self._waits)
+        names = state.term_names or []
+        values, weights = sums[_TERMS : _TERMS + len(names)], sums[_TERMS + len(names) :]
+        losses = {
+            name: value / max(weight, 1.0)
+            for name, value, weight in zip(names, values, weights, strict=True)
+        }
+        sent_bytes = sums[_SENT] / sums[_UPDATES]
+        return Window(losses, sums[_IMAGES], sent_bytes, data_wait, comm_wait)
+
+    def check_unreadable(self, state: TrainState) -> None:
+        """Raises InputError when too many images of the epoch could not be read."""
+        if state.unreadable > self._max_unreadable:
+            raise InputError(
+                f"{int(state.unreadable)} images of this epoch could not be read, more than "
+                f"loader.max_unreadable {self._max_unreadable}; each is named above: repair or "
+                "remove them, or raise the limit"
+            )
+
+    def _agree_on_terms(self, state: TrainState, losses: list[Losses]) -> list[str]:
+        """The names of the loss terms; a rank whose first share is empty learns them from the
+        others."""
+        if state.term_names is None:
+            own = sorted(losses[0].terms) if losses else None
+            known = [names for names in gather_json(self._comm, own) if names is not None]
+            if not known:
+                return []
+            state.term_names = known[0]
+        return state.term_names
+
+
+def weight_of(sums: Tensor) -> Tensor:
+    """The divisor of the losses in a vector of an update."""
+    return sums[_WEIGHT]
+
+
+def next_weights(state: TrainState, sums: Tensor) -> Tensor:
+    """The divisor of the losses and of each term, from an update's sums; where it has none, as
+    without an object, those of before."""
+    names = state.term_names or []
+    found = torch.cat((sums[_WEIGHT : _WEIGHT + 1], sums[_TERMS + len(names) :]))
+    return torch.where(found.isfinite() & (found >= 1.0), found, state.loss_weights)
+
+
+def _added(total: Tensor | None, sums: Tensor) -> Tensor:
+    """Their sum; before the first readable image nobody knows how many terms the loss has."""
+    if total is None:
+        return sums
+    return sums + torch.nn.functional.pad(total, (0, len(sums) - len(total)))
