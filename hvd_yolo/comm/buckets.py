@@ -105,7 +105,7 @@ class Reducer:
 
     def finish(self) -> None:
         """Sends what is left, passes this rank did not make counting as zeros, and gives every
-        parameter the sum as its gradient."""
+        parameter the sum as its gradient; or its own, or zeros, when nothing is sent."""
         if self.is_on:
             for bucket in self._buckets[self._num_sent :]:
                 bucket.compressor.start(bucket.gradient())
@@ -113,6 +113,9 @@ class Reducer:
                 bucket.compressor.follow()
             for bucket in self._buckets:
                 bucket.spread(bucket.compressor.finish())
+        else:
+            for p in self._home:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self._reset()
 
     def settle(self) -> dict[str, Tensor]:

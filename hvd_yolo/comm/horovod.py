@@ -63,6 +63,8 @@ class HorovodComm:
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         if promised and promised.size != self.size:
             raise InputError(launch.lonely_message(promised, f"Horovod sees {self.size}"))
+        if options.op == "adasum":
+            self._check_adasum()
         self.device = torch.device("cpu")
 
     @property
@@ -85,9 +87,8 @@ class HorovodComm:
     ) -> torch.optim.Optimizer:
         """hvd.DistributedOptimizer that sums, with the state of `optimizer`; or `optimizer` itself,
         for what that cannot do."""
-        if options.op == "adasum":
-            self._check_adasum()
         is_a_sum = options.compression in ("none", "fp16") and options.shares_every_update
+        self._reducer = None
         if self.size > 1 and not is_a_sum:
             self._reducer = make_reducer(self._engine, model, passes, options, kept)
             return optimizer

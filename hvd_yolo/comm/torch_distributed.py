@@ -34,6 +34,8 @@ class TorchComm:
             )
         if options.hierarchical or options.timeline:
             raise InputError("comm.hierarchical and comm.timeline are Horovod's; leave them out")
+        if options.op == "adasum":
+            raise InputError("comm.op adasum: torch.distributed has none; use Horovod over MPI")
         engine = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
         self.settings = {"torch.distributed": engine}
         dist.init_process_group(engine)
@@ -81,7 +83,7 @@ class TorchComm:
 
     def adasum(self, tensors: Sequence[Tensor]) -> None:
         """Refused: Horovod alone has it."""
-        raise InputError("comm.op adasum: torch.distributed has no Adasum; use Horovod over MPI")
+        raise InputError("torch.distributed has no Adasum; use Horovod over MPI")
 
     def sum(self, tensor: Tensor) -> Tensor:
         """dist.all_reduce."""
