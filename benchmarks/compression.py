@@ -53,7 +53,7 @@ def on_the_link(
         *TRAIN, *METHODS[method], "--output", str(run), "--global_batch", str(2 * asked.batch),
         "--data", asked.images, "--eval.every", "0", "--epochs", "1000", "--loader.cache", "ram",
         "--max_updates", str(asked.every * asked.lines), "--report.every", str(asked.every),
-        "--comm.sync_warmup", "0",
+        "--comm.warmup", "0",
     ]  # fmt: skip
     job = lab.start("node1", hosts.mpirun({"node1": 1, "node2": 1}, options))
     counted = []

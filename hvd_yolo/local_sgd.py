@@ -17,8 +17,7 @@ from hvd_yolo.state import TrainState
 
 
 class LocalRounds:
-    """When ranks update alone and when they meet: a function of the run's progress, equal on all
-    ranks."""
+    """How ranks go apart, and how they meet."""
 
     def __init__(self, options: CommConfig, comm: Comm) -> None:
         self._options = options
@@ -26,12 +25,6 @@ class LocalRounds:
         self._start: list[Tensor] = []
         self._is_apart = False
         self._is_settled = True
-
-    def is_local(self, epoch: float) -> bool:
-        """Whether the update after so many epochs, a real number, is each rank's own."""
-        if self._options.op == "adasum":
-            return True
-        return self._options.sync_every > 1 and epoch >= self._options.sync_warmup
 
     def leave(self, state: TrainState) -> None:
         """Before the step of a local update."""

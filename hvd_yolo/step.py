@@ -77,8 +77,10 @@ class Step:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(_random_seed(self._config.seed, state.updates, self._comm.rank))
-        is_local = self._rounds.is_local(state.epoch + state.images_seen / dealing.num_images)
-        self._comm.share_gradients(not is_local)
+        epoch = state.epoch + state.images_seen / dealing.num_images
+        sharing = self._config.comm.sharing_at(epoch)
+        self._comm.share_gradients(sharing)
+        is_local = sharing == "own"
         if is_local:
             self._rounds.leave(state)
         sent_before = self._comm.sent_bytes

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hvd_yolo.comm import allocator, launch
 from hvd_yolo.comm.single import SingleComm
-from hvd_yolo.config import CommConfig
+from hvd_yolo.config import CommConfig, Sharing
 from hvd_yolo.errors import InputError
 
 __all__ = ["Comm", "agree", "average", "broadcast_bytes", "connect", "gather_json", "launch"]
@@ -64,9 +64,10 @@ class Comm(Protocol):
         """
         ...
 
-    def share_gradients(self, is_on: bool) -> None:
-        """Whether the gradients of the backward passes that follow are summed over ranks, or stay
-        each rank's own, as between the rounds of local SGD. At first they are."""
+    def share_gradients(self, sharing: Sharing) -> None:
+        """What becomes of the gradients of the backward passes that follow: each rank keeps its
+        "own", as between the rounds of local SGD, or they are summed, "whole" or "compressed" as
+        distribute() was told, which is so at first."""
         ...
 
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hvd_yolo.config import Sharing
+
 Wait = Callable[[], Tensor]
 
 
@@ -61,11 +63,14 @@ class Compressor(Protocol):
 
 
 class Bucket:
-    """A run of parameters whose gradients are sent together."""
+    """A run of parameters whose gradients are sent together, by either of two compressors."""
 
-    def __init__(self, parameters: Sequence[Tensor], compressor: Compressor) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], compressor: Compressor, whole: Compressor
+    ) -> None:
         self.parameters = list(parameters)
         self.compressor = compressor
+        self.whole = whole
         self.num_missing = 0
 
     def gradient(self) -> Tensor:
@@ -88,12 +93,12 @@ class Bucket:
 class Reducer:
     """Sends each bucket when all of its gradients have come from `passes` backward passes.
 
-    is_on False: gradients stay this rank's own. Buckets are sent in one order on all ranks, which
+    sharing: see Comm.share_gradients. Buckets are sent in one order on all ranks, which
     torch.distributed asks for.
     """
 
     def __init__(self, buckets: Sequence[Bucket], passes: int) -> None:
-        self.is_on = True
+        self.sharing: Sharing = "compressed"
         self._buckets = list(buckets)
         self._passes = passes
         self._passes_made = {p: 0 for bucket in buckets for p in bucket.parameters}
@@ -106,13 +111,13 @@ class Reducer:
     def finish(self) -> None:
         """Sends what is left, passes this rank did not make counting as zeros, and gives every
         parameter the sum as its gradient; or its own, or zeros, when nothing is sent."""
-        if self.is_on:
+        if self.sharing != "own":
             for bucket in self._buckets[self._num_sent :]:
-                bucket.compressor.start(bucket.gradient())
+                self._compressor(bucket).start(bucket.gradient())
             for bucket in self._buckets:
-                bucket.compressor.follow()
+                self._compressor(bucket).follow()
             for bucket in self._buckets:
-                bucket.spread(bucket.compressor.finish())
+                bucket.spread(self._compressor(bucket).finish())
         else:
             for p in self._home:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -135,12 +140,15 @@ class Reducer:
         self._passes_made[p] += 1
         if self._passes_made[p] == self._passes:
             self._home[p].num_missing -= 1
-            while self.is_on and self._num_sent < len(self._buckets):
+            while self.sharing != "own" and self._num_sent < len(self._buckets):
                 bucket = self._buckets[self._num_sent]
                 if bucket.num_missing:
                     break
-                bucket.compressor.start(bucket.gradient())
+                self._compressor(bucket).start(bucket.gradient())
                 self._num_sent += 1
+
+    def _compressor(self, bucket: Bucket) -> Compressor:
+        return bucket.whole if self.sharing == "whole" else bucket.compressor
 
 
 def equal_runs(parameters: Sequence[Tensor], count: int) -> list[list[Tensor]]:

@@ -43,7 +43,8 @@ def make_reducer(
     buckets = []
     for i, run in enumerate(equal_runs([p for _, p in reversed(named)], options.groups)):
         its_own = {names[p]: p.detach() for p in run}
-        buckets.append(Bucket(run, _compressor(engine, f"bucket{i}", its_own, options, kept)))
+        compressor = _compressor(engine, f"bucket{i}", its_own, options, kept)
+        buckets.append(Bucket(run, compressor, Dense(engine, f"bucket{i}.whole")))
     return Reducer(buckets, passes)
 
 

@@ -12,7 +12,7 @@ from hvd_yolo.comm import launch, traffic
 from hvd_yolo.comm.buckets import Reducer, Wait, equal_runs, in_memory_order
 from hvd_yolo.comm.compression import make_reducer
 from hvd_yolo.comm.single import zero_missing_gradients
-from hvd_yolo.config import CommConfig
+from hvd_yolo.config import CommConfig, Sharing
 from hvd_yolo.errors import InputError
 
 # One message holds at most so many bytes: MPI counts elements in 32 bits.
@@ -113,10 +113,10 @@ class HorovodComm:
         distributed.load_state_dict(optimizer.state_dict())
         return distributed
 
-    def share_gradients(self, is_on: bool) -> None:
+    def share_gradients(self, sharing: Sharing) -> None:
         """Passed on to the reducer; hvd.DistributedOptimizer always shares."""
         if self._reducer is not None:
-            self._reducer.is_on = is_on
+            self._reducer.sharing = sharing
 
     @contextmanager
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:

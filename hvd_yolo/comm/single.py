@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.config import CommConfig
+from hvd_yolo.config import CommConfig, Sharing
 
 
 class SingleComm:
@@ -36,7 +36,7 @@ class SingleComm:
         """The optimizer itself: nothing is sent, so nothing is compressed."""
         return optimizer
 
-    def share_gradients(self, is_on: bool) -> None:
+    def share_gradients(self, sharing: Sharing) -> None:
         """This rank's own gradients are the sums."""
 
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:

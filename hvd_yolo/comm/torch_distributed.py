@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hvd_yolo.comm import launch, traffic
 from hvd_yolo.comm.buckets import Wait
 from hvd_yolo.comm.compression import make_reducer
-from hvd_yolo.config import CommConfig
+from hvd_yolo.config import CommConfig, Sharing
 from hvd_yolo.errors import InputError
 
 
@@ -67,9 +67,9 @@ class TorchComm:
         self._reducer = make_reducer(self._engine, model, passes, options, kept)
         return optimizer
 
-    def share_gradients(self, is_on: bool) -> None:
+    def share_gradients(self, sharing: Sharing) -> None:
         """Passed on to the reducer."""
-        self._reducer.is_on = is_on
+        self._reducer.sharing = sharing
 
     @contextmanager
     def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:

@@ -9,6 +9,7 @@ from hvd_yolo.config.options import (
     EvalConfig,
     OptimConfig,
     ReportConfig,
+    Sharing,
     TrainConfig,
 )
 from hvd_yolo.config.parsing import (
@@ -42,6 +43,7 @@ __all__ = [
     "OrderConfig",
     "PredictConfig",
     "ReportConfig",
+    "Sharing",
     "SoupConfig",
     "TrainConfig",
     "check_values",

@@ -10,6 +10,10 @@ from typing import Literal
 
 from hvd_yolo.config.data_options import AugmentConfig, LoaderConfig, OrderConfig
 
+# Gradients of an update: kept by each rank for itself, summed as they are, or as comm.compression
+# says.
+Sharing = Literal["own", "whole", "compressed"]
+
 
 @dataclass
 class OptimConfig:
@@ -100,7 +104,8 @@ class CommConfig:
         topk_share: share of the entries that topk sends.
         sync_every: local SGD (Stich 2019): ranks update on their own and average their weights
             every so many updates; momenta stay each rank's own and are averaged at checkpoints.
-        sync_warmup: epochs of ordinary updates before local SGD begins (Lin et al. 2020).
+        warmup: epochs of ordinary updates before local SGD, powersgd or topk begins; the first
+            gradients are the largest and the least alike (Lin et al. 2018, 2020).
         op: average, or adasum (Maleki et al. 2021; Horovod over MPI): what each rank's update
             changes is put together by Adasum, and the rate is not multiplied by the ranks.
     """
@@ -115,13 +120,22 @@ class CommConfig:
     powersgd_rank: int = 4
     topk_share: float = 0.01
     sync_every: int = 1
-    sync_warmup: float = 3.0
+    warmup: float = 3.0
     op: Literal["average", "adasum"] = "average"
 
     @property
     def shares_every_update(self) -> bool:
         """Whether every update takes the gradients of all ranks."""
         return self.sync_every == 1 and self.op == "average"
+
+    def sharing_at(self, epoch: float) -> Sharing:
+        """What becomes of the gradients of the update after so many epochs, a real number."""
+        if self.op == "adasum":
+            return "own"
+        if self.sync_every > 1:
+            return "own" if epoch >= self.warmup else "whole"
+        is_early = self.compression in ("powersgd", "topk") and epoch < self.warmup
+        return "whole" if is_early else "compressed"
 
 
 @dataclass

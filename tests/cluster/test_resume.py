@@ -34,10 +34,10 @@ def without_times(folder):
     return [{k: v for k, v in line.items() if k not in Report.TIMES} for line in lines(folder)]
 
 
-def start(folder, num_ranks, *options):
+def start(folder, num_ranks, *options, launcher="mpirun"):
     arguments = ["-m", "hvd_yolo.train", "--output", str(folder), *options]
     return subprocess.Popen(
-        command_for(num_ranks, arguments),
+        command_for(num_ranks, arguments, launcher),
         cwd=REPOSITORY, env=job_environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -190,3 +190,41 @@ def test_resume_is_bitwise_with_weighted_rectangular_updates_from_a_cache(tmp_pa
     kill_when(folder, start(folder, 2, *options), trained_to(5), 0.05)
     train(2, folder, *options)
     assert without_times(folder) == without_times(tmp_path / "undisturbed")
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        ("torchrun", ("--batch_size", "3")),
+        ("mpirun", ("--comm.compression", "powersgd", "--comm.warmup", "0.5")),
+        ("torchrun", ("--comm.compression", "topk", "--comm.warmup", "0", "--batch_size", "3")),
+        ("mpirun", ("--comm.sync_every", "2", "--comm.warmup", "0.5")),
+        ("torchrun", ("--comm.sync_every", "4", "--comm.warmup", "0")),
+        ("mpirun", ("--comm.op", "adasum")),
+    ],
+    ids=[
+        "torch in passes",
+        "PowerSGD",
+        "top-k over torch",
+        "local SGD",
+        "from the start",
+        "Adasum",
+    ],
+)
+def test_resume_is_bitwise_with(tmp_path, launcher, options):
+    """Killed between two checkpoints, in the midst of what ranks keep to themselves."""
+    options = (*OPTIONS, "--max_updates", "8", "--eval.every", "0", *options)
+    train(2, tmp_path / "undisturbed", *options, launcher=launcher)
+    folder = tmp_path / "killed"
+    kill_when(folder, start(folder, 2, *options, launcher=launcher), trained_to(5))
+    assert checkpoint.load(folder / "checkpoints" / "last.pt")["training"]["updates"] < 8
+    train(2, folder, *options, launcher=launcher)
+    assert without_times(folder) == without_times(tmp_path / "undisturbed")
+    found, expected = (
+        checkpoint.load(tmp_path / run / "checkpoints" / "last.pt")["training"]
+        for run in ("killed", "undisturbed")
+    )
+    compare(found, expected)
+    assert found["updates"] == 8
+    assert bool(found["compression"]) == ("--comm.compression" in options)

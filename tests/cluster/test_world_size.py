@@ -118,3 +118,21 @@ def test_a_foreign_detector_without_batch_norm(tmp_path):
     """Losses are a plain dict of means over the images of a rank, weighted by their number."""
     options = ("--model", "tests.models.plain_detector:build", "--global_batch", "13")
     check(tmp_path, (3,), options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--train.sync_bn", "true"),
+        ("--train.freeze_bn", "true", "--batch_size", "4", "--optim.name", "adamw"),
+    ],
+    ids=["sync_bn", "micro-batches of 4"],
+)
+def test_13_images_over_torch_distributed(tmp_path, options):
+    options = ("--global_batch", "13", *options)
+    check(tmp_path, (3,), options, launcher="torchrun")
+
+
+def test_a_rank_without_images_over_torch_distributed(tmp_path):
+    options = ("--global_batch", "2", "--train.sync_bn", "true")
+    check(tmp_path, (3,), options, launcher="torchrun")

@@ -157,11 +157,11 @@ def check_passes(comm):
 def check_own_gradients(comm):
     """Between the rounds of local SGD a rank keeps its own, zeros where it has none."""
     job = Job(comm, CommConfig(sync_every=4))
-    comm.share_gradients(False)
+    comm.share_gradients("own")
     own = gradients(comm.rank, 0)
     assert torch.equal(joined(job.share(own)), joined(own))
     assert not joined(job.share(None)).any()
-    comm.share_gradients(True)
+    comm.share_gradients("whole")
     assert torch.allclose(joined(job.share(own)), true_sum(comm, 0), atol=1e-5)
 
 
