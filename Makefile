@@ -10,7 +10,7 @@ BIN    := $(abspath $(VENV))/bin
 # command that must exist : Debian package that brings it
 PACKAGES := cmake:cmake g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin ssh:openssh-client
 # The tests make hosts of their own, with links and ssh between them.
-PACKAGES += $(if $(filter test,$(MAKECMDGOALS)),ip:iproute2 sshd:openssh-server)
+PACKAGES += $(if $(filter test,$(MAKECMDGOALS)),ip:iproute2 sshd:openssh-server faketime:faketime)
 
 REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements-gpu.txt) requirements.txt
 STAMP := $(VENV)/.requirements-$(DEVICE)

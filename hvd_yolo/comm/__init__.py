@@ -111,13 +111,18 @@ class Comm(Protocol):
         ...
 
 
-def connect(options: CommConfig, device: str = "auto", latency_bound: bool = False) -> Comm:
+def connect(
+    options: CommConfig,
+    device: str = "auto",
+    latency_bound: bool = False,
+    may_share_gpus: bool = False,
+) -> Comm:
     """Joins the job that the launcher started, or a job of one.
 
     options.backend auto: torch under torchrun, Horovod if another launcher promised ranks, else one
     process without either. latency_bound: many small collectives wait one after the other
-    (SyncBatchNorm). Raises InputError when the ranks that came are not those that were promised, or
-    there is not a GPU for each.
+    (SyncBatchNorm). may_share_gpus: two ranks on one GPU are no error. Raises InputError when the
+    ranks that came are not those that were promised, or there is not a GPU for each.
     """
     promised = launch.promised()
     backend = options.backend
@@ -145,7 +150,8 @@ def connect(options: CommConfig, device: str = "auto", latency_bound: bool = Fal
         torch.cuda.set_device(comm.device)
     else:
         comm.settings |= allocator.keep_freed_memory()
-    launch.refuse_shared_gpus(gather_json(comm, launch.gpu_identity(comm.rank, comm.device)))
+    if not may_share_gpus:
+        launch.refuse_shared_gpus(gather_json(comm, launch.gpu_identity(comm.rank, comm.device)))
     torch.set_num_threads(launch.threads_per_rank(comm.local_size))
     return comm
 

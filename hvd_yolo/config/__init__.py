@@ -22,6 +22,7 @@ from hvd_yolo.config.parsing import (
     to_yaml,
 )
 from hvd_yolo.config.verbs import (
+    DoctorConfig,
     EvaluateConfig,
     ExportConfig,
     FuseConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointConfig",
     "CommConfig",
     "Config",
+    "DoctorConfig",
     "EvalConfig",
     "EvaluateConfig",
     "ExportConfig",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hvd_yolo.config.options import CommConfig, EvalConfig
+from hvd_yolo.config.options import CommConfig, EvalConfig, LoaderConfig
 
 
 @dataclass
@@ -143,3 +143,30 @@ class ExportConfig:
     conf: float = 0.25
     iou: float = 0.7
     max_detections: int = 300
+
+
+@dataclass
+class DoctorConfig:
+    """Find what is wrong with the hosts, links and files of a job, under the launcher it will have.
+
+    Args:
+        data: data set that every host must see, as in training; empty: none is looked at.
+        output: folder that rank 0 will write runs into.
+        workers: loader processes a rank, as in training; -1: from the CPUs there are.
+        device: auto, cpu or cuda.
+        json: file to write everything to that was found, as JSON.
+        timeout: seconds that the ranks have to find each other, and three times as many to answer.
+        link_seconds: spent on measuring how fast sums over all ranks are; 0 leaves it out.
+        loader: as in training; a data set on a network file system is well with a cache or stage.
+        comm: how ranks talk.
+    """
+
+    data: str = ""
+    output: str = "runs"
+    workers: int = -1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    json: str = ""
+    timeout: int = 40
+    link_seconds: float = 12.0
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    comm: CommConfig = field(default_factory=CommConfig)

@@ -33,6 +33,8 @@ _PREFIXES = (
     "GLOO_",
     "OMP_",
     "MKL_",
+    "OPENBLAS_",
+    "UCX_",
     "CUDA_",
     "TORCH_",
     "SLURM_JOB",
@@ -62,11 +64,11 @@ def describe(comm: Comm) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": _versions(),
+        "packages": versions(),
         "git_revision": _git_revision(),
         "comm": {"backend": comm.name, "size": comm.size, "settings": comm.settings},
         "ranks": ranks,
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
+        "environment": variables(),
     }
 
 
@@ -78,14 +80,20 @@ def append(file: Path, start: dict[str, Any], step: int) -> None:
     checkpoint.save_text(file, json.dumps(starts, indent=1) + "\n")
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+def variables() -> dict[str, str]:
+    """The environment variables of this process that change how ranks talk or compute."""
+    return {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)}
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a run depends on, of those that are installed."""
+    found = {}
     for package in _PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _git_revision() -> str:

@@ -1,0 +1,31 @@
+"""What moves the tensors of a Comm: NCCL, MPI or Gloo."""
+
+import os
+
+from hvd_yolo.comm import Comm
+
+
+def engine(comm: Comm) -> dict[str, str]:
+    """Who negotiates (controller), who adds up tensors of the CPU (cpu) and of the GPU that the
+    rank computes on (gpu); empty for one process without an engine."""
+    if comm.name == "horovod":
+        found = _of_horovod()
+    elif comm.name == "torch":
+        found = {"controller": "torch.distributed", "cpu": "gloo", "gpu": "nccl"}
+    else:
+        found = {}
+    if comm.device.type == "cpu":
+        found.pop("gpu", None)
+    return found
+
+
+def _of_horovod() -> dict[str, str]:
+    import horovod.torch as hvd
+
+    controller = "gloo" if hvd.gloo_enabled() else "mpi"
+    on_cpu = os.environ.get("HOROVOD_CPU_OPERATIONS", controller).lower()
+    return {
+        "controller": controller,
+        "cpu": on_cpu,
+        "gpu": "nccl" if hvd.nccl_built() else f"{on_cpu}, by way of the host",
+    }

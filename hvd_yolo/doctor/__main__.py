@@ -1,0 +1,83 @@
+"""`python -m hvd_yolo.doctor [--data DATA] [--json FILE]` under the launcher of the job: what is
+wrong with its hosts, links and files, in under a minute."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hvd_yolo import cli
+from hvd_yolo.checkpoint import save_text
+from hvd_yolo.comm import agree, connect, launch
+from hvd_yolo.config import DoctorConfig, parse
+from hvd_yolo.doctor.deadline import deadline
+from hvd_yolo.doctor.examination import as_json, examine
+from hvd_yolo.doctor.findings import Finding
+from hvd_yolo.doctor.hanging import hung, way_to_the_launcher
+from hvd_yolo.doctor.telling import findings_text, report
+from hvd_yolo.errors import InputError
+
+# So many times the time to meet for all looks together.
+_LOOKS_TIMEOUTS = 3
+_LAST_WORDS_SECONDS = 4
+
+
+def main(argv: Sequence[str]) -> None:
+    """Tells on rank 0; exit code 1 when something is an error."""
+    config = parse(DoctorConfig, argv, "hvd_yolo.doctor")
+    if config.timeout < 1:
+        raise InputError(f"timeout is {config.timeout}, it must be at least 1 second")
+    meeting = "the ranks did not meet"
+    try:
+        with deadline(config.timeout, lambda: _give_up(config, config.timeout, meeting)):
+            comm = connect(config.comm, config.device, may_share_gpus=True)
+    except InputError as error:
+        what, _, remedy = str(error).partition(" Remedy: ")
+        remedy = remedy or "`horovodrun --check-build` shows what Horovod can do"
+        _tell_alone(config, Finding("error", "not-connected", what, remedy))
+        sys.exit(1)
+    # Where nothing hangs, a large data set on a slow disk takes the longest.
+    seconds = _LOOKS_TIMEOUTS * config.timeout
+    with deadline(seconds, lambda: _give_up(config, seconds, "a rank stopped answering")):
+        found = examine(config, comm)
+    with agree(comm):
+        if comm.is_main:
+            print(report(found), flush=True)
+            _save(config.json, as_json(found))
+    # Only now, for a launcher ends all ranks when one returns 1.
+    if any(finding.severity == "error" for finding in found.findings):
+        sys.exit(1)
+
+
+def _give_up(config: DoctorConfig, seconds: float, what: str) -> None:
+    """Each rank tells what it can alone: rank 0 the finding, the first of each other host its way
+    to the launcher."""
+    way = way_to_the_launcher()
+    if way:
+        print(way, flush=True)
+    _tell_alone(config, hung(what, seconds))
+    # A launcher ends all ranks when one ends; the others are heard before.
+    time.sleep(_LAST_WORDS_SECONDS)
+
+
+def _tell_alone(config: DoctorConfig, finding: Finding) -> None:
+    """What is found before the ranks can talk, told by the one that was promised rank 0."""
+    if launch.launched_rank() == 0:
+        print(findings_text([finding]), flush=True)
+        _save(config.json, {"findings": [vars(finding)]})
+
+
+def _save(file: str, content: dict[str, Any]) -> None:
+    if not file:
+        return
+    try:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        save_text(Path(file), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(f"json {file} cannot be written: {error}") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

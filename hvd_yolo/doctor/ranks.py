@@ -1,0 +1,111 @@
+"""Which rank computes where: hosts, GPUs and NUMA nodes."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from hvd_yolo.doctor.facts import Facts, leaders
+from hvd_yolo.doctor.findings import Finding, on
+
+
+def judge(facts: list[Facts]) -> list[Finding]:
+    """What is wrong with where the ranks are."""
+    return [
+        *_one_name_for_two_hosts(facts),
+        *_uneven(facts),
+        *_one_host_as_two(facts),
+        *shared_gpus(facts),
+        *_unused_gpus(facts),
+        *_far_gpus(facts),
+    ]
+
+
+def shared_gpus(facts: list[Facts]) -> Iterator[Finding]:
+    """Ranks that compute on one and the same GPU."""
+    owners: dict[str, list[Facts]] = defaultdict(list)
+    for found in facts:
+        if found.gpu:
+            owners[found.gpu].append(found)
+    for gpu, ranks in owners.items():
+        if len(ranks) > 1:
+            yield on(
+                ranks, "error", "gpu-shared",
+                f"{len(ranks)} ranks compute on GPU {gpu} of {ranks[0].host}",
+                "give each rank a GPU of its own: at most as many ranks a host as it has GPUs; "
+                "under Slurm --gpus-per-task=1 --gpu-bind=single:1, or none of both",
+            )  # fmt: skip
+
+
+def _one_name_for_two_hosts(facts: list[Facts]) -> Iterator[Finding]:
+    by_name: dict[str, list[Facts]] = defaultdict(list)
+    for leader in leaders(facts):
+        by_name[leader.host].append(leader)
+    for name, hosts in by_name.items():
+        if len(hosts) > 1:
+            yield on(
+                hosts, "error", "hostname-shared",
+                f"{len(hosts)} different hosts are all called {name}",
+                "give each a name of its own (hostnamectl set-hostname NAME; docker run "
+                "--hostname NAME): launchers tell hosts apart by their names",
+            )  # fmt: skip
+
+
+def _uneven(facts: list[Facts]) -> Iterator[Finding]:
+    counts = {
+        leader.rank: sum(found.host_id == leader.host_id for found in facts)
+        for leader in leaders(facts)
+    }
+    most = max(counts.values())
+    fewer = [found for found in facts if counts.get(found.rank, most) < most]
+    if fewer:
+        told = ", ".join(f"{found.host} {counts[found.rank]}" for found in fewer)
+        yield on(
+            fewer, "warning", "hosts-uneven",
+            f"hosts with fewer ranks than the others' {most}: {told}",
+            f"give every host the same number of slots (-H HOST:{most}, slots={most}) and the job "
+            "-np hosts x slots; an uneven job is right, but hierarchical reduction and the share "
+            "of the links are not",
+        )  # fmt: skip
+
+
+def _one_host_as_two(facts: list[Facts]) -> Iterator[Finding]:
+    places: dict[tuple[str, int], list[Facts]] = defaultdict(list)
+    for found in facts:
+        places[found.host_id, found.local_rank].append(found)
+    twice = [ranks for ranks in places.values() if len(ranks) > 1]
+    if twice:
+        yield on(
+            (found for ranks in twice for found in ranks), "warning", "host-split",
+            f"the launcher counts {twice[0][0].host} as several hosts: {len(twice[0])} ranks there "
+            f"have local rank {twice[0][0].local_rank}",
+            "name each host once in -H or the hostfile (not localhost beside its name or address): "
+            "threads and GPUs are dealt by local rank",
+        )  # fmt: skip
+
+
+def _unused_gpus(facts: list[Facts]) -> Iterator[Finding]:
+    blind = [f for f in leaders(facts) if f.gpus_present and not f.gpus_seen and not f.gpu]
+    if blind:
+        yield on(
+            blind, "warning", "gpu-unseen",
+            f"the driver has {blind[0].gpus_present} GPUs, but torch sees none",
+            "python -c 'import torch; print(torch.version.cuda)': None is a CPU build (make setup "
+            "GPU=1); else see CUDA_VISIBLE_DEVICES and, in a container, --gpus all",
+        )  # fmt: skip
+    on_gpu = [found for found in facts if found.gpu]
+    if len(on_gpu) > 1 and "nccl" not in on_gpu[0].engine["gpu"]:
+        yield on(
+            on_gpu, "warning", "nccl-missing",
+            f"gradients on GPUs are summed by {on_gpu[0].engine['gpu']}: this Horovod has no NCCL",
+            "make setup GPU=1 builds it with NCCL (horovodrun --check-build shows it)",
+        )  # fmt: skip
+
+
+def _far_gpus(facts: list[Facts]) -> Iterator[Finding]:
+    far = [f for f in facts if f.gpu_node >= 0 and f.cpu_nodes and f.gpu_node not in f.cpu_nodes]
+    if far:
+        yield on(
+            far, "warning", "numa-far",
+            f"bound to CPUs of another NUMA node than their GPU's (rank {far[0].rank}: CPUs of "
+            f"{far[0].cpu_nodes}, GPU on {far[0].gpu_node})",
+            "mpirun --bind-to none, or bind each rank to the node that `nvidia-smi topo -m` names",
+        )  # fmt: skip
