@@ -13,7 +13,7 @@ EXTRAS = {
     "tune": ["optuna"],
     "export": ["onnx", "onnxruntime", "openvino"],
     "ensemble": ["ensemble-boxes"],
-    "plots": ["matplotlib"],
+    "plots": ["matplotlib>=3.8"],
     "shards": ["webdataset>=1.0"],
     "test": [
         "pytest>=8",
@@ -21,6 +21,7 @@ EXTRAS = {
         "ruff>=0.9",
         "faster-coco-eval>=1.6",
         "webdataset>=1.0",
+        "matplotlib>=3.8",
     ],
 }
 

@@ -1,0 +1,194 @@
+"""Images a second that hvd_yolo.plan predicts from one rank's run and a measured link, beside those
+of real runs on 2, 3 and 4 hosts of this machine, at 100 Mbit/s and 1 Gbit/s.
+
+    python benchmarks/planner.py [--launcher gloo|mpi] [--paced]
+
+--paced takes a model that sleeps in place of computing (paced_detector.py), as the host's cores do
+when an accelerator computes: then two cores are enough for four ranks, and another job on this
+machine disturbs little. Without it a YOLO computes, and the hosts share the cores.
+
+Root and iproute2 are needed, see tests/cluster/netlab.sh. The planner is told that the hosts share
+this machine's cores (--cores, --cores_shared_by). The one rank is measured while as many runs as
+there are cores go on beside it, so that it has what memory bandwidth a rank among others has; the
+link by a small allreduce program on two hosts, at each rate and once without a limit, where the
+cores are the limit: that tells what a byte costs them. Over MPI the ranks poll while they wait,
+which takes cores that the planner believes free where more ranks than cores share them. Takes about
+6 minutes on idle cores, prints a table and writes benchmarks/planner.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from subprocess import Popen
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hvd_yolo.comm import connect
+from hvd_yolo.config import CommConfig
+from tests.cluster import hosts
+
+RATES = ("100mbit", "1gbit")
+SIZES = (2, 3, 4)
+# Bytes of the allreduces that the link is fitted to; the largest is a YOLOv8n's gradients.
+MESSAGES = (4, 1 << 20, 4 << 20, 12 << 20)
+# Train lines left out at the start of a run: memory is still being taken, caches are cold.
+WARMUP = 4
+
+
+def measure_link(file: str, repeats: int) -> None:
+    """The program of each rank: rank 0 writes the fit of allreduce times over bytes."""
+    comm = connect(CommConfig(), "cpu")
+    seconds = []
+    for message in MESSAGES:
+        tensor = torch.ones(message // 4)
+        taken = []
+        for _ in range(repeats + 1):
+            comm.barrier()
+            started = time.monotonic()
+            comm.sum(tensor)
+            taken.append(time.monotonic() - started)
+        seconds.append(statistics.median(taken[1:]))
+    if comm.is_main:
+        # Weighted, so that the small messages tell the latency and the large ones the rate.
+        slope, constant = np.polyfit(MESSAGES, seconds, 1, w=1 / np.array(seconds))
+        bandwidth = 2 * (comm.size - 1) / comm.size / slope
+        found = {"size": comm.size, "bandwidth": bandwidth, "latency": max(0.0, constant)}
+        content = {"link": {**found, "bytes": MESSAGES, "seconds": seconds}}
+        Path(file).write_text(json.dumps(content, indent=1) + "\n")
+
+
+class Bench:
+    """Hosts, and what is run on them."""
+
+    def __init__(self, lab: hosts.Hosts, folder: Path, asked: argparse.Namespace) -> None:
+        self._lab = lab
+        self._folder = folder
+        self._asked = asked
+        self._environment = {"PYTHONPATH": str(hosts.REPOSITORY)}
+
+    def link(self, name: str, cpu: float | None) -> Path:
+        """The file of a link measured on two hosts; cpu: core-seconds a byte, if known."""
+        file = self._folder / f"link_{name}.json"
+        self._ranks(2, [__file__, "--link", str(file)])
+        content = json.loads(file.read_text())
+        if cpu is not None:
+            content["link"]["cpu_seconds_per_byte"] = cpu
+            file.write_text(json.dumps(content))
+        return file
+
+    def alone(self) -> Path:
+        """The folder of a run on one rank, measured beside as many as there are cores."""
+        outputs = [self._folder / f"alone{i}" for i in range(os.cpu_count() or 1)]
+        started = [
+            self._lab.start("node1", [sys.executable, *self._training(output)], **self._environment)
+            for output in outputs
+        ]
+        for process in started:
+            self._wait(process)
+        return outputs[0]
+
+    def together(self, size: int, name: str) -> float:
+        """Images a second of a real run on so many hosts."""
+        output = self._folder / f"run_{name}_{size}"
+        self._ranks(size, self._training(output))
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        kept = [line for line in lines if line["kind"] == "train"][WARMUP:]
+        seconds = sum(line["images"] / line["images_per_s"] for line in kept)
+        return sum(line["images"] for line in kept) / seconds
+
+    def plan(self, run: Path, link: Path) -> dict[int, float]:
+        """Images a second that the planner says for each size."""
+        file = self._folder / "plan.json"
+        options = ["--run", run, "--link", link, "--json", file, "--compression", "none",
+                   "--ranks", ",".join(map(str, SIZES))]  # fmt: skip
+        if self._asked.paced:
+            # A core beside the one that sleeps moves the bytes.
+            options += ["--cores", 2]
+        else:
+            options += ["--cores", os.cpu_count(), "--cores_shared_by", max(SIZES)]
+        command = [sys.executable, "-m", "hvd_yolo.plan", *map(str, options)]
+        print(self._wait(self._lab.start("node1", command, **self._environment)), flush=True)
+        found = json.loads(file.read_text())["predictions"]
+        return {row["size"]: row["images_per_s"] for row in found}
+
+    def _training(self, output: Path) -> list[str]:
+        options = {
+            "output": output, "data": "shapes:4096", "model": self._asked.model,
+            "imgsz": self._asked.imgsz, "batch_size": self._asked.batch_size,
+            "max_updates": self._asked.updates, "device": "cpu", "eval.every": 0,
+            "report.every": 1, "augment.mosaic": 0,
+        }  # fmt: skip
+        return ["-m", "hvd_yolo.train", *(f"--{key}={value}" for key, value in options.items())]
+
+    def _ranks(self, size: int, arguments: list[str]) -> None:
+        ranks = {f"node{i + 1}": 1 for i in range(size)}
+        if self._asked.launcher == "mpi":
+            options = ("-x", "PYTHONPATH", "--mca", "btl_tcp_if_include", "eth0")
+            command = hosts.mpirun(ranks, arguments, *options)
+        else:
+            command = hosts.horovodrun(ranks, arguments)
+        self._wait(self._lab.start("node1", command, **self._environment))
+
+    def _wait(self, process: "Popen[str]") -> str:
+        out, err = process.communicate(timeout=600)
+        if process.returncode:
+            raise SystemExit(out[-3000:] + err[-3000:])
+        return out
+
+
+def cpu_seconds(link: Path) -> float:
+    """Core-seconds that a byte sent costs, from a link without a limit between two ranks with a
+    core each."""
+    return 1 / json.loads(link.read_text())["link"]["bandwidth"]
+
+
+def main() -> None:
+    """Runs everything and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--launcher", choices=("gloo", "mpi"), default="gloo")
+    parser.add_argument("--paced", action="store_true", help="a model that sleeps")
+    parser.add_argument("--model", default="yolov8n")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--updates", type=int, default=16)
+    parser.add_argument("--rates", default=",".join(RATES))
+    parser.add_argument("--link", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=5, help="allreduces of each size")
+    asked = parser.parse_args()
+    if asked.link:
+        measure_link(asked.link, asked.repeats)
+        return
+    if asked.paced:
+        asked.model, asked.imgsz = "benchmarks.paced_detector:build", 32
+    if hosts.missing():
+        raise SystemExit(hosts.missing())
+    results = []
+    with tempfile.TemporaryDirectory() as folder, hosts.made(max(SIZES), Path(folder)) as lab:
+        bench = Bench(lab, Path(folder), asked)
+        cpu = cpu_seconds(bench.link("unlimited", None))
+        run = bench.alone()
+        for rate in asked.rates.split(","):
+            lab.rate(rate)
+            predicted = bench.plan(run, bench.link(rate, cpu))
+            for size in SIZES:
+                measured = bench.together(size, rate)
+                results.append((rate, size, predicted[size], measured))
+                print(*results[-1], flush=True)
+    print("| link | ranks | predicted images/s | measured | error |\n|---|---|---|---|---|")
+    for rate, size, predicted, measured in results:
+        error = predicted / measured - 1
+        print(f"| {rate} | {size} | {predicted:.1f} | {measured:.1f} | {error:+.1%} |")
+    content = {**vars(asked), "results": results}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
