@@ -10,16 +10,29 @@ import torch
 from torch import nn
 
 from hvd_yolo.config import OptimConfig
+from hvd_yolo.large_batch import LAMB, LARS
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum; biases and normalisation layers do not decay."""
+    """The optimizer that optim.name asks for, SGD with Nesterov momentum; biases and normalisation
+    layers do not decay, and LARS and LAMB do not scale their steps."""
     groups = parameter_groups(model, config.weight_decay)
+    betas = (config.momentum, 0.999)
     if config.name == "sgd":
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
         )
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas)
+    groups[1]["layer_wise"] = False
+    if config.name == "lars":
+        return LARS(
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            trust_coefficient=config.trust_coefficient,
+        )
+    return LAMB(groups, lr=config.lr, betas=betas, eps=config.lamb_eps)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -21,23 +21,28 @@ class OptimConfig:
 
     Args:
         name: adamw, or sgd with Nesterov momentum. AdamW, as Ultralytics chooses by itself for runs
-            under 10,000 updates.
+            under 10,000 updates. For updates of some thousand images, where these two need more
+            epochs or diverge: lamb (AdamW's heir) or lars (SGD's), whose step in each layer is a
+            share of that layer's weights. Start from lr 0.001 (lamb) or 1 (lars) for 16 images a
+            rank, with lr_scaling sqrt; short runs want more.
         lr: learning rate of one rank; lr_scaling multiplies it.
         lr_scaling: rate on N ranks and A accumulated passes: linear (x N A, Goyal et al. 2017),
-            sqrt (x sqrt(N A), the rule for Adam, Malladi et al. 2022) or none. With global_batch
-            the rate does not change with the ranks.
+            sqrt (x sqrt(N A), the rule for Adam, Malladi et al. 2022, and that of LAMB's paper) or
+            none. With global_batch the rate does not change with the ranks.
         schedule: decay after the warmup: cosine, linear or constant.
         final_lr: the schedule ends at this share of the peak rate.
         warmup_epochs: the rate climbs from its start to its peak over this many epochs.
         warmup_start: the warmup starts at this share of lr, the unscaled rate.
-        momentum: momentum of SGD, and first beta of AdamW.
+        momentum: momentum of SGD and LARS, and first beta of AdamW and LAMB.
         weight_decay: decay of weights; biases and normalisation layers are left out.
+        trust_coefficient: of LARS: the norm of a layer's step over that of its weights at rate 1.
+        lamb_eps: of LAMB: added to the root of the second moment.
         clip_norm: largest global norm of the gradient; 0 switches clipping off.
         ema_decay: decay of the exponential moving average of the weights; 0 switches it off.
         ema_tau: updates over which that decay builds up.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
     lr: float = 0.001
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -46,6 +51,8 @@ class OptimConfig:
     warmup_start: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 0.0005
+    trust_coefficient: float = 0.001
+    lamb_eps: float = 1e-6
     clip_norm: float = 10.0
     ema_decay: float = 0.9999
     ema_tau: float = 2000.0

@@ -203,6 +203,7 @@ _RANGES = {
     "comm.cycle_ms": (0, math.inf), "comm.fusion_mb": (0, math.inf),
     "comm.powersgd_rank": (1, math.inf), "comm.topk_share": (1e-6, 1),
     "comm.sync_every": (1, math.inf), "comm.warmup": (0, math.inf),
+    "optim.trust_coefficient": (0, math.inf), "optim.lamb_eps": (0, math.inf),
     "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
     "report.every": (1, math.inf), "eval.every": (0, math.inf), "eval.batch_size": (0, math.inf),
     "eval.max_detections": (1, math.inf), "eval.max_unreadable": (0, math.inf),

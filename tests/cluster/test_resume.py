@@ -117,9 +117,16 @@ def test_resume_is_bitwise(undisturbed, tmp_path, moment, step, delay):
 
 
 @needs_mpi
-@pytest.mark.parametrize("name", ["yolov5n", "yolov10n", "yolo11n", "yolox-nano"])
-def test_resume_is_bitwise_for_every_family(tmp_path, name):
-    options = (*OPTIONS, "--model", name, "--max_updates", "8", "--eval.every", "0")
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *(("--model", name) for name in ("yolov5n", "yolov10n", "yolo11n", "yolox-nano")),
+        ("--optim.name", "lamb"),
+    ],
+    ids=lambda choice: choice[1],
+)
+def test_resume_is_bitwise_for_every_family_and_with_lamb(tmp_path, choice):
+    options = (*OPTIONS, *choice, "--max_updates", "8", "--eval.every", "0")
     train(2, tmp_path / "undisturbed", *options)
     folder = tmp_path / "killed"
     kill_when(folder, start(folder, 2, *options), trained_to(5))

@@ -77,6 +77,14 @@ def test_13_images_with_adamw(tmp_path):
 
 
 @needs_mpi
+@pytest.mark.parametrize(("name", "rate", "bound"), [("lars", "0.1", 1e-9), ("lamb", "1e-3", 1e-6)])
+def test_13_images_with_layer_wise_rates(tmp_path, name, rate, bound):
+    """LAMB magnifies rounding errors as AdamW does."""
+    options = ("--global_batch", "13", "--train.sync_bn", "true", "--optim.name", name)
+    check(tmp_path, (2,), (*options, "--optim.lr", rate), bound=bound)
+
+
+@needs_mpi
 def test_a_rank_without_images_with_sync_bn(tmp_path):
     check(tmp_path, (3,), ("--global_batch", "2", "--train.sync_bn", "true"))
 
