@@ -29,7 +29,8 @@ METHODS = {
     "none": (),
     "fp16": ("--comm.compression", "fp16"),
     "bf16": ("--comm.compression", "bf16"),
-    "PowerSGD, rank 4": ("--comm.compression", "powersgd"),
+    "PowerSGD, rank 4": ("--comm.compression", "powersgd", "--comm.powersgd_rank", "4"),
+    "PowerSGD, rank 8": ("--comm.compression", "powersgd", "--comm.powersgd_rank", "8"),
     "top-k, 1 %": ("--comm.compression", "topk"),
     "local SGD, H = 4": ("--comm.sync_every", "4"),
 }
@@ -55,7 +56,8 @@ def on_the_link(
         "--max_updates", str(asked.every * asked.lines), "--report.every", str(asked.every),
         "--comm.warmup", "0",
     ]  # fmt: skip
-    job = lab.start("node1", hosts.mpirun({"node1": 1, "node2": 1}, options))
+    launcher = {"gloo": hosts.horovodrun, "mpi": hosts.mpirun}[asked.launcher]
+    job = lab.start("node1", launcher({"node1": 1, "node2": 1}, options))
     counted = []
     while job.poll() is None or len(counted) < len(train_lines(run)):
         if len(train_lines(run)) > len(counted):
@@ -63,7 +65,8 @@ def on_the_link(
         time.sleep(0.02)
     if job.returncode:
         raise RuntimeError(job.stdout.read() + job.stderr.read())
-    lines = train_lines(run)
+    # The last line comes with the end of the run, at which more is sent.
+    lines, counted = train_lines(run)[:-1], counted[:-1]
     updates = lines[-1]["step"] - lines[0]["step"]
     return {
         "updates_per_s": updates / (lines[-1]["seconds"] - lines[0]["seconds"]),
@@ -82,7 +85,9 @@ def measure_link(asked: argparse.Namespace) -> dict[str, list[dict[str, float]]]
             for i, method in enumerate(METHODS):
                 run = Path(folder) / f"run{number}_{i}"
                 found[method].append(on_the_link(lab, asked, method, run))
-    print(f"YOLOv8n, 320 px, {asked.batch} images a rank, two hosts, {asked.rate}")
+    print(
+        f"YOLOv8n, 320 px, {asked.batch} images a rank, two hosts, {asked.rate}, {asked.launcher}"
+    )
     print("| | updates/s | of none | of fp16 | comm wait | MB an update | on the interface |")
     print("|---|---|---|---|---|---|---|")
     middle = {
@@ -139,9 +144,11 @@ def main() -> None:
     parser.add_argument("--rate", default="100mbit", help="of the link, as tc writes it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4, help="images a rank and update")
-    parser.add_argument("--images", default="shapes:64", help="data set for the link")
+    parser.add_argument("--launcher", choices=("gloo", "mpi"), default="gloo")
+    # More than the updates take, for at the end of an epoch ranks send what they had kept.
+    parser.add_argument("--images", default="shapes:600", help="data set for the link")
     parser.add_argument("--every", type=int, default=8, help="updates between two readings")
-    parser.add_argument("--lines", type=int, default=4, help="readings")
+    parser.add_argument("--lines", type=int, default=5, help="readings")
     parser.add_argument("--data", default="", help="data set for AP; none: measure the link")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=30)

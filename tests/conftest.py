@@ -33,7 +33,9 @@ def job_environment(**changes: str) -> dict[str, str]:
     variables."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "HOROVOD_", "PMIX_"))}
     path = f"{BIN}:{kept['PATH']}"
-    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", **changes}
+    # Updates of a few milliseconds would wait for Horovod's next look for work.
+    quick = {"OMP_NUM_THREADS": "1", "HOROVOD_CYCLE_TIME": "1"}
+    return {**kept, "PATH": path, **quick, **changes}
 
 
 def command_for(num_ranks: int, arguments: Sequence[str], launcher: str = "mpirun") -> list[str]:

@@ -268,11 +268,11 @@ def _choose_settings(on_cpu: bool, latency_bound: bool, options: CommConfig) -> 
     force."""
     chosen = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
     if on_cpu:
-        # Ranks compute on the cores that Horovod's background thread polls from. Under MPI the poll
-        # can yield and stay quick; under Gloo it cannot, and is made rare. Where many small
-        # collectives follow one another each poll is a wait, and must be quick in any case.
-        by_gloo = os.environ.get("HOROVOD_CONTROLLER") == "gloo"
-        chosen["HOROVOD_CYCLE_TIME"] = "25" if by_gloo and not latency_bound else "1"
+        # Ranks compute on the cores that Horovod's background thread polls from: looking every
+        # millisecond, as it would by itself, costs a fifth of a YOLOv8n's step on two full cores
+        # (benchmarks/scaling.md). Where many small collectives follow one another each look is a
+        # wait, and must be quick in any case.
+        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else "20"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
