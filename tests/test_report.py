@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from hvd_yolo.report import Report, slow_data_remedy
@@ -11,10 +13,12 @@ def report(tmp_path):
     opened.close()
 
 
-def line(report, step, share):
-    """A train line over a window in which this share of the time was waited for images."""
+def line(report, step, share, comm_share=0.0):
+    """A train line over a window in which these shares of the time were waited for images and for
+    other ranks."""
     report._line_started -= 10.0
-    report.train(0.5, step, 0.01, 1.0, Window({"box": 1.0}, 16, 0.0, 10.0 * share, 0.0))
+    waits = (10.0 * share, 10.0 * comm_share)
+    report.train(0.5, step, 0.01, 1.0, Window({"box": 1.0}, 16, 4e6, *waits))
 
 
 def test_waiting_for_images_is_told_once_and_not_of_the_start(report, capsys, tmp_path):
@@ -29,9 +33,22 @@ def test_waiting_for_images_is_told_once_and_not_of_the_start(report, capsys, tm
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_waiting_for_other_ranks_is_told_once(report, capsys, tmp_path):
+    for step, share in ((10, 0.6), (20, 0.2), (30, 0.4), (40, 0.5)):
+        line(report, step, 0.0, share)
+    printed = capsys.readouterr().out
+    told = [text for text in printed.splitlines() if text.startswith("waited")]
+    assert len(told) == 1
+    assert "waited 40% of the time for other ranks: `python -m hvd_yolo.doctor`" in told[0]
+    assert printed.count("comm wait") == 4
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["sent_bytes"] == 4e6
+    assert last["comm_wait"] == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_run_that_waits_little_is_left_in_peace(report, capsys):
     for step in (10, 20, 30):
-        line(report, step, 0.04)
+        line(report, step, 0.04, 0.2)
     assert "waited" not in capsys.readouterr().out
 
 

@@ -13,16 +13,21 @@ from hvd_yolo.tally import Window
 
 __all__ = ["Report", "slow_data_remedy"]
 
-# A larger share of the time spent waiting for images is told. Not of the first line after a start,
-# which has the loader's start in it.
+# A larger share of the time spent waiting for images, or for other ranks, is told. Not of the first
+# line after a start, which has the loader's start in it.
 _MOST_WAIT = 0.05
+_MOST_COMM_WAIT = 0.25
+_COMM_REMEDY = (
+    "`python -m hvd_yolo.doctor`, started the same way, tells whether a link or a rank is slow; "
+    "--train.accumulate 4 or --comm.compression bf16 sends less"
+)
 
 
 class Report:
     """The console and metrics.jsonl of a run; on every rank but 0 it does nothing.
 
     metrics.jsonl holds one JSON object a line. Its fields of time (images_per_s, data_wait,
-    seconds) differ from run to run, all others are a function of config and seed.
+    comm_wait, seconds) differ from run to run, all others are a function of config and seed.
     """
 
     TIMES = ("images_per_s", "data_wait", "comm_wait", "seconds")
@@ -44,6 +49,7 @@ class Report:
         self._last_step = -1
         self._is_first_line = True
         self._data_remedy = data_remedy
+        self._comm_remedy = _COMM_REMEDY
         if not is_main:
             return
         self._file = open(folder / "metrics.jsonl", "ab")  # noqa: SIM115 (open as long as the run)
@@ -77,11 +83,19 @@ class Report:
         self._write(line)
         self._console.train(line, elapsed / max(1, step - max(self._last_step, 0)))
         self._last_step = step
-        # On the console alone: metrics.jsonl is, but for its fields of time, the same in each run.
-        if self._data_remedy and line["data_wait"] > _MOST_WAIT and not self._is_first_line:
-            self.say(f"waited {line['data_wait']:.0%} of the time for images: {self._data_remedy}")
-            self._data_remedy = ""
+        if not self._is_first_line:
+            self._tell_waits(line["data_wait"], line["comm_wait"])
         self._is_first_line = False
+
+    def _tell_waits(self, data_wait: float, comm_wait: float) -> None:
+        """Once each, and on the console alone: metrics.jsonl is, but for its fields of time, the
+        same in each run."""
+        if self._data_remedy and data_wait > _MOST_WAIT:
+            self.say(f"waited {data_wait:.0%} of the time for images: {self._data_remedy}")
+            self._data_remedy = ""
+        if self._comm_remedy and comm_wait > _MOST_COMM_WAIT:
+            self.say(f"waited {comm_wait:.0%} of the time for other ranks: {self._comm_remedy}")
+            self._comm_remedy = ""
 
     def evaluation(self, epoch: float, step: int, found: Evaluation) -> None:
         """What evaluate() found, and the images it could not read; training time does not count
