@@ -33,10 +33,10 @@ class LocalRounds:
         self._is_apart, self._is_settled = True, False
 
     @torch.no_grad()
-    def meet(self, state: TrainState) -> float:
+    def meet(self, state: TrainState) -> int:
         """Gives all ranks the same weights; returns the bytes this rank sent."""
         if not self._is_apart:
-            return 0.0
+            return 0
         self._is_apart = False
         weights = _trained(state)
         if self._options.op == "adasum":
@@ -46,14 +46,15 @@ class LocalRounds:
             torch._foreach_add_(weights, changes)
         else:
             average(weights, self._comm)
-        return traffic.sum_bytes(sum(p.nbytes for p in weights), self._comm.size)
+        return round(traffic.sum_bytes(sum(p.nbytes for p in weights), self._comm.size))
 
     def settle(self, state: TrainState) -> None:
         """Makes weights, their moving average and the optimizer's state one for all ranks."""
         if self._is_settled:
             return
         self.meet(state)
-        tensors = list(state.ema.module.parameters())
+        pairs = zip(state.ema.module.parameters(), state.model.parameters(), strict=True)
+        tensors = [average_ for average_, p in pairs if p.requires_grad]
         for kept in state.optimizer.state.values():
             # Counters of steps, scalars, are the same everywhere.
             tensors += [value for value in kept.values() if torch.is_tensor(value) and value.ndim]

@@ -86,14 +86,14 @@ class Step:
         sent_before = self._comm.sent_bytes
         state.optimizer.zero_grad()
         passes = [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
-        started = self._backward_ended()
+        started = self._now()
         with self._comm.reduced_gradients(state.optimizer):
             # Only now: Horovod 0.28.1 stands still when another collective comes while some ranks
             # have sent a group of gradients and others have not.
             sent = self._comm.sent_bytes - sent_before
             sums = self.tally.of_update(state, passes, sent, self._comm_waited)
             sums = sums if is_local else self._comm.sum(sums)
-            self._comm_waited = time.monotonic() - started
+            self._comm_waited = self._now() - started
             self._step(state, weight_of(sums))
         state.updates += 1
         if is_local:
@@ -130,8 +130,12 @@ class Step:
         self.grad_norm = torch.nn.utils.clip_grad_norm_(
             state.model.parameters(), self._config.optim.clip_norm or float("inf")
         )
+        is_lossy = self._config.comm.is_lossy
+        scale = state.scaler.get_scale() if is_lossy else 1.0
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        if is_lossy:
+            self._comm.rescale_unsent(last / weight * (state.scaler.get_scale() / scale))
 
     def _end_local(self, state: TrainState, sums: Tensor) -> None:
         """Puts the ranks together where a round ends; divisors are shared there too, and before
@@ -139,12 +143,12 @@ class Step:
         is_round_over = state.updates % self._config.comm.sync_every == 0
         if is_round_over or len(state.loss_weights) == 1:
             state.loss_weights = next_weights(state, self._comm.sum(sums))
-        sent = self._rounds.meet(state) if is_round_over else 0.0
+        sent = self._rounds.meet(state) if is_round_over else 0
         self.tally.keep_own(sums, sent)
 
-    def _backward_ended(self) -> float:
-        """The time at which the gradients of this rank are there."""
-        if self._comm.device.type == "cuda":
+    def _now(self) -> float:
+        """The time at which the device has done what it was told, where ranks wait for ranks."""
+        if self._comm.device.type == "cuda" and self._comm.size > 1:
             torch.cuda.current_stream().synchronize()
         return time.monotonic()
 

@@ -17,9 +17,12 @@ _WEIGHT, _IMAGES, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT, _TERMS =
 
 
 class Window(NamedTuple):
-    """The updates between two lines of progress: mean losses by term, images over all ranks, bytes
-    of gradients or weights that a rank sent an update, and the seconds a rank waited for images and
-    for the other ranks, means over ranks."""
+    """The updates between two lines of progress.
+
+    losses: means by term; images: over all ranks; sent_bytes: of gradients or weights, by a rank in
+    an update, without those of a checkpoint; data_wait and comm_wait: seconds a rank waited for
+    images and for the other ranks, means over ranks.
+    """
 
     losses: dict[str, float]
     images: float
@@ -35,7 +38,7 @@ class Tally:
     def __init__(self, comm: Comm, max_unreadable: int) -> None:
         self._comm = comm
         self._max_unreadable = max_unreadable
-        self._waits = torch.zeros(2, dtype=torch.float64)
+        self._waits: Tensor | None = None
         # Of local updates, this rank's alone, since the ranks last added them up.
         self._own: Tensor | None = None
 
@@ -73,12 +76,12 @@ class Tally:
         Times are kept apart from the rest: a checkpoint holds the window, and time must not change
         its bits.
         """
-        self._waits += sums[_DATA_WAIT:_TERMS].cpu()
+        self._waits = _added(self._waits, sums[_DATA_WAIT:_TERMS].clone())
         sums[_DATA_WAIT:_TERMS] = 0.0
         state.unreadable = state.unreadable + sums[_UNREADABLE]
         state.window = _added(state.window, sums)
 
-    def keep_own(self, own: Tensor, sent_bytes: float) -> None:
+    def keep_own(self, own: Tensor, sent_bytes: int) -> None:
         """Adds a vector of this rank alone, until share(), and bytes that came after it."""
         own[_SENT] += sent_bytes
         self._own = _added(self._own, own)
@@ -99,7 +102,7 @@ class Tally:
         state.window = None
         self.check_unreadable(state)
         data_wait, comm_wait = (self._waits / self._comm.size).tolist()
-        self._waits = torch.zeros_like(self._waits)
+        self._waits = None
         names = state.term_names or []
         values, weights = sums[_TERMS : _TERMS + len(names)], sums[_TERMS + len(names) :]
         losses = {

@@ -15,7 +15,7 @@ import torch
 from hvd_yolo import checkpoint, cli, feed
 from hvd_yolo.autobatch import find_batch_size
 from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, launch
-from hvd_yolo.config import Config, from_yaml, load, parse_train, to_yaml
+from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
 from hvd_yolo.errors import InputError
@@ -30,6 +30,12 @@ from hvd_yolo.step import Step
 from hvd_yolo.weights import load_weights
 
 logger = logging.getLogger("hvd_yolo.train")
+
+# What connect() looks at.
+_CONNECTED_BY = (
+    "device", "train.sync_bn", "comm.backend", "comm.op", "comm.compression", "comm.cycle_ms",
+    "comm.fusion_mb", "comm.hierarchical", "comm.timeline",
+)  # fmt: skip
 
 __all__ = ["TrainState", "fit", "main"]
 
@@ -103,10 +109,15 @@ def save(
 
 def main(argv: Sequence[str]) -> None:
     """`python -m hvd_yolo.train`: every rank runs this."""
-    # Rank 0 alone looks into the run's folder: other hosts need not share its disk.
-    config = load(argv) if launch.launched_rank() == 0 else parse_train(argv)
-    comm = connect(config.comm, config.device, config.train.sync_bn)
+    # Rank 0 alone looks into the run's folder, for other hosts need not share its disk; so ranks
+    # connect by what the command line says.
+    said = parse_train(argv)
+    config = load(argv) if launch.launched_rank() == 0 else said
+    if launch.promised() is None:
+        said = config
+    comm = connect(said.comm, said.device, said.train.sync_bn)
     config, is_resumed = _settle(config, comm)
+    _refuse_unsaid(said, config)
     folder = Path(config.output)
     with agree(comm):
         train_set = open_dataset(config.data, "train")
@@ -157,6 +168,18 @@ def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
     said = json.dumps({"config": to_yaml(config), "is_resumed": is_resumed})
     heard = json.loads(broadcast_bytes(comm, said.encode()))
     return from_yaml(heard["config"]), heard["is_resumed"]
+
+
+def _refuse_unsaid(said: Config, config: Config) -> None:
+    """Raises InputError where the run to resume was connected otherwise than the command line
+    says; all ranks find the same."""
+    old, new = flatten(config), flatten(said)
+    unsaid = [f"--{key} {old[key]}" for key in _CONNECTED_BY if old[key] != new[key]]
+    if unsaid:
+        raise InputError(
+            f"the run was started with {' '.join(unsaid)}: say it again, for ranks connect before "
+            "they know what is in the run's folder"
+        )
 
 
 def _last(config: Config) -> Path:

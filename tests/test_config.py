@@ -3,6 +3,7 @@ import yaml
 
 from hvd_yolo import config
 from hvd_yolo.errors import InputError
+from hvd_yolo.train import _refuse_unsaid
 
 
 def refusal(*argv):
@@ -94,3 +95,50 @@ def test_help_shows_every_option_with_a_line(capsys):
         section = shown.split(f"--{key} ")[-1]
         line = section.split("(type")[0].split("(default")[0]
         assert len(line.split()) > 3, f"{key} ({value}) has no description"
+
+
+def test_where_ranks_meet_may_not_change_on_resume(tmp_path):
+    """It is free to choose where ranks keep nothing to themselves."""
+    for name, options in (("plain", []), ("topk", ["--comm.compression", "topk"])):
+        loaded = config.load(["--output", str(tmp_path / name), *options])
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config.to_yaml(loaded))
+    changed = ["--comm.groups", "2", "--checkpoint.every_updates", "7"]
+    assert config.load(["--resume", str(tmp_path / "plain"), *changed]).comm.groups == 2
+    with pytest.raises(InputError, match=r"checkpoint.every_updates is 7"):
+        config.load(["--resume", str(tmp_path / "topk"), *changed])
+    with pytest.raises(InputError, match=r"comm.compression is 'none'"):
+        config.load(["--resume", str(tmp_path / "topk"), "--comm.compression", "none"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--comm.sync_every", "4", "--comm.compression", "fp16"), "leave comm.compression out"),
+        (("--comm.sync_every", "4", "--train.sync_bn", "true"), "train.sync_bn does not"),
+        (("--comm.op", "adasum", "--train.amp", "fp16"), "loss scale of its own"),
+        (("--comm.op", "adasum", "--global_batch", "16"), "give batch_size"),
+        (("--comm.powersgd_rank", "0"), "comm.powersgd_rank is 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        config.load(list(options))
+
+
+def test_gradients_are_whole_until_the_warmup_ends():
+    assert config.CommConfig().sharing_at(0) == "compressed"
+    assert config.CommConfig(compression="fp16").sharing_at(0) == "compressed"
+    lossy = config.CommConfig(compression="powersgd", warmup=2)
+    assert [lossy.sharing_at(epoch) for epoch in (0, 1.9, 2)] == ["whole", "whole", "compressed"]
+    local = config.CommConfig(sync_every=4, warmup=2)
+    assert [local.sharing_at(epoch) for epoch in (1.9, 2)] == ["whole", "own"]
+    assert config.CommConfig(op="adasum").sharing_at(0) == "own"
+
+
+def test_what_ranks_connect_by_is_said_again():
+    """Ranks but the first connect before they see the config of the run they resume."""
+    saved = config.load(["--comm.compression", "bf16", "--train.sync_bn", "true"])
+    with pytest.raises(InputError, match=r"--train.sync_bn True --comm.compression bf16: say it"):
+        _refuse_unsaid(config.parse_train(["--resume", "runs/exp"]), saved)
+    _refuse_unsaid(saved, saved)

@@ -28,8 +28,8 @@ class Comm(Protocol):
     its host.
 
     `device` is where this rank computes; `settings` is what connect() chose for the engine and the
-    process, for the run's records; `sent_bytes` counts what this rank has sent of gradients and of
-    what adasum() took, by the arithmetic of comm/traffic.py.
+    process, for the run's records; `sent_bytes` counts what this rank has sent of gradients, by
+    the arithmetic of comm/traffic.py.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Comm(Protocol):
     local_size: int
     device: torch.device
     settings: dict[str, str]
-    sent_bytes: float
+    sent_bytes: int
 
     @property
     def is_main(self) -> bool:
@@ -77,6 +77,11 @@ class Comm(Protocol):
         Every rank enters once per update, also one that had no image and made no backward pass.
         Unscale, clip and step inside.
         """
+        ...
+
+    def rescale_unsent(self, factor: Tensor) -> None:
+        """Multiplies what lossy compression keeps for later by a number that is equal on all
+        ranks: the unit of a gradient changes with the divisor of the losses and their scale."""
         ...
 
     def settle_compression(self) -> dict[str, Tensor]:
@@ -138,7 +143,7 @@ def connect(
     elif backend == "torch":
         from hvd_yolo.comm.torch_distributed import TorchComm
 
-        comm = TorchComm(promised, on_cpu, options)
+        comm = TorchComm(promised, on_cpu, latency_bound, options)
     else:
         from hvd_yolo.comm.horovod import HorovodComm
 

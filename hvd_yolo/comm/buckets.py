@@ -56,6 +56,10 @@ class Compressor(Protocol):
         """(n): the sum, or what the compression makes of it; the same bits on all ranks."""
         ...
 
+    def rescale(self, factor: Tensor) -> None:
+        """Multiplies what this rank keeps from update to update."""
+        ...
+
     def settle(self) -> dict[str, Tensor]:
         """Makes what this rank keeps from update to update one for all ranks, and returns it, as
         the constructor takes it back: what a checkpoint must hold."""
@@ -93,12 +97,13 @@ class Bucket:
 class Reducer:
     """Sends each bucket when all of its gradients have come from `passes` backward passes.
 
-    sharing: see Comm.share_gradients. Buckets are sent in one order on all ranks, which
-    torch.distributed asks for.
+    sharing: see Comm.share_gradients; is_eager False: nothing is sent before finish(). Buckets are
+    sent in one order on all ranks, which torch.distributed asks for.
     """
 
     def __init__(self, buckets: Sequence[Bucket], passes: int) -> None:
         self.sharing: Sharing = "compressed"
+        self.is_eager = True
         self._buckets = list(buckets)
         self._passes = passes
         self._passes_made = {p: 0 for bucket in buckets for p in bucket.parameters}
@@ -123,6 +128,11 @@ class Reducer:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self._reset()
 
+    def rescale(self, factor: Tensor) -> None:
+        """Multiplies what all compressors keep."""
+        for bucket in self._buckets:
+            bucket.compressor.rescale(factor)
+
     def settle(self) -> dict[str, Tensor]:
         """What all compressors keep, made one for all ranks."""
         kept: dict[str, Tensor] = {}
@@ -140,7 +150,8 @@ class Reducer:
         self._passes_made[p] += 1
         if self._passes_made[p] == self._passes:
             self._home[p].num_missing -= 1
-            while self.sharing != "own" and self._num_sent < len(self._buckets):
+            is_sending = self.is_eager and self.sharing != "own"
+            while is_sending and self._num_sent < len(self._buckets):
                 bucket = self._buckets[self._num_sent]
                 if bucket.num_missing:
                     break

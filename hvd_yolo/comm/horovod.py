@@ -48,15 +48,16 @@ class HorovodComm:
                 f"is installed"
             ) from error
         hvd.init()
-        if options.hierarchical and (on_cpu or not hvd.nccl_built()):
+        if options.hierarchical and (on_cpu or not (hvd.nccl_built() and hvd.mpi_enabled())):
             raise InputError(
-                "comm.hierarchical: Horovod sums within a host first with NCCL alone; on the CPU, "
-                "or in a build without NCCL (`make setup GPU=1` has it), leave it out"
+                "comm.hierarchical: Horovod sums within a host first with NCCL under mpirun alone; "
+                "on the CPU, over Gloo, or in a build without NCCL (`make setup GPU=1` has it), "
+                "leave it out"
             )
         self._hvd = hvd
         self._engine = _Engine(hvd)
         self._reducer: Reducer | None = None
-        self._optimizer_bytes = 0.0
+        self._optimizer_bytes = 0
         self._passes = 1
         self._passes_made: dict[Tensor, int] = {}
         self.rank, self.size = hvd.rank(), hvd.size()
@@ -73,7 +74,7 @@ class HorovodComm:
         return self.rank == 0
 
     @property
-    def sent_bytes(self) -> float:
+    def sent_bytes(self) -> int:
         """What the engine has counted, hvd.DistributedOptimizer's sums among it."""
         return self._engine.sent_bytes
 
@@ -101,7 +102,7 @@ class HorovodComm:
         num_bytes = sum(p.nbytes for p in trained)
         if options.compression == "fp16":
             num_bytes = 2 * sum(p.numel() for p in trained)
-        self._optimizer_bytes = traffic.sum_bytes(num_bytes, self.size)
+        self._optimizer_bytes = round(traffic.sum_bytes(num_bytes, self.size))
         distributed = self._hvd.DistributedOptimizer(
             optimizer,
             named_parameters=model.named_parameters(),
@@ -134,19 +135,22 @@ class HorovodComm:
         with optimizer.skip_synchronize():
             yield
 
+    def rescale_unsent(self, factor: Tensor) -> None:
+        """Passed on to the reducer; plain sums keep nothing."""
+        if self._reducer is not None:
+            self._reducer.rescale(factor)
+
     def settle_compression(self) -> dict[str, Tensor]:
         """Of all buckets; plain sums keep nothing."""
         return {} if self._reducer is None else self._reducer.settle()
 
     def adasum(self, tensors: Sequence[Tensor]) -> None:
-        """hvd.allreduce with op=Adasum, tensor by tensor."""
-        handles = [
-            self._hvd.allreduce_async_(in_memory_order(x), name=f"adasum{i}", op=self._hvd.Adasum)
-            for i, x in enumerate(tensors)
-        ]
-        for x, handle in zip(tensors, handles, strict=True):
-            self._hvd.synchronize(handle)
-            self._engine.sent_bytes += traffic.sum_bytes(x.nbytes, self.size)
+        """hvd.grouped_allreduce with op=Adasum, of copies on the CPU: between the GPUs of a host
+        Horovod would average. One group, for what is fused by timing has no fixed order."""
+        copies = [in_memory_order(x).cpu() for x in tensors]
+        self._hvd.grouped_allreduce_(copies, name="adasum", op=self._hvd.Adasum)
+        for x, copy in zip(tensors, copies, strict=True):
+            in_memory_order(x).copy_(copy)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """hvd.allreduce with op=Sum."""
@@ -242,23 +246,23 @@ class _Engine:
     def __init__(self, hvd: ModuleType) -> None:
         self._hvd = hvd
         self.size = hvd.size()
-        self.sent_bytes = 0.0
+        self.sent_bytes = 0
 
     def start_sum(self, tensor: Tensor, name: str) -> Wait:
         """hvd.grouped_allreduce_async_ of one tensor."""
-        self.sent_bytes += traffic.sum_bytes(tensor.nbytes, self.size)
+        self.sent_bytes += round(traffic.sum_bytes(tensor.nbytes, self.size))
         handle = self._hvd.grouped_allreduce_async_([tensor], name=name, op=self._hvd.Sum)
         return lambda: self._hvd.synchronize(handle)[0]
 
     def start_gather(self, tensor: Tensor, name: str) -> Wait:
         """hvd.allgather_async."""
-        self.sent_bytes += traffic.gather_bytes(tensor.nbytes, self.size)
+        self.sent_bytes += round(traffic.gather_bytes(tensor.nbytes, self.size))
         handle = self._hvd.allgather_async(tensor, name=name)
         return lambda: self._hvd.synchronize(handle).view(self.size, -1)
 
     def start_exchange(self, tensor: Tensor, name: str) -> Wait:
         """hvd.alltoall_async."""
-        self.sent_bytes += traffic.exchange_bytes(tensor.nbytes, self.size)
+        self.sent_bytes += round(traffic.exchange_bytes(tensor.nbytes, self.size))
         handle = self._hvd.alltoall_async(tensor, name=name)
         return lambda: self._hvd.synchronize(handle)[0].view(self.size, -1)
 
@@ -272,7 +276,8 @@ def _choose_settings(on_cpu: bool, latency_bound: bool, options: CommConfig) -> 
         # millisecond, as it would by itself, costs a fifth of a YOLOv8n's step on two full cores
         # (benchmarks/scaling.md). Where many small collectives follow one another each look is a
         # wait, and must be quick in any case.
-        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else "20"
+        needs_two_messages = options.compression in ("bf16", "powersgd")
+        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else "5" if needs_two_messages else "20"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)

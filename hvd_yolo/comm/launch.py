@@ -22,13 +22,14 @@ class Launch(NamedTuple):
 
 
 # Launcher, and the variables in which it tells rank and size. The first that is set wins: an mpirun
-# inside a Slurm allocation inherits Slurm's step variables, horovodrun may run inside either.
+# or torchrun inside a Slurm allocation inherits Slurm's step variables, horovodrun may run inside
+# either.
 _VARIABLES = (
     ("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE"),
     ("mpirun (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("mpirun (MPICH, Intel MPI)", "PMI_RANK", "PMI_SIZE"),
-    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     ("torchrun", "RANK", "WORLD_SIZE"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
 
 
@@ -49,7 +50,13 @@ def launched_rank() -> int:
 
 
 def torchrun_place() -> tuple[int, int]:
-    """Local rank and ranks of this host, as torchrun tells them."""
+    """Local rank and ranks of this host, as torchrun tells them; raises InputError where it does
+    not."""
+    if "LOCAL_RANK" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
+        raise InputError(
+            "RANK and WORLD_SIZE are set, but not LOCAL_RANK and LOCAL_WORLD_SIZE: start each node "
+            "with `torchrun --nproc-per-node N -m hvd_yolo.train`, which sets them"
+        )
     return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
 
 

@@ -19,7 +19,7 @@ class SingleComm:
     local_rank = 0
     local_size = 1
     is_main = True
-    sent_bytes = 0.0
+    sent_bytes = 0
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -43,6 +43,9 @@ class SingleComm:
         """Gradients are whole already; a parameter without one gets zeros, as on many ranks."""
         zero_missing_gradients(optimizer)
         return nullcontext()
+
+    def rescale_unsent(self, factor: Tensor) -> None:
+        """Nothing was left unsent."""
 
     def settle_compression(self) -> dict[str, Tensor]:
         """Nothing was left unsent."""

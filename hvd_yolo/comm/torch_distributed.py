@@ -21,7 +21,13 @@ class TorchComm:
 
     name = "torch"
 
-    def __init__(self, promised: launch.Launch | None, on_cpu: bool, options: CommConfig) -> None:
+    def __init__(
+        self,
+        promised: launch.Launch | None,
+        on_cpu: bool,
+        latency_bound: bool,
+        options: CommConfig,
+    ) -> None:
         if promised and promised.launcher != "torchrun":
             raise InputError(
                 f"comm.backend is torch, but {promised.launcher} started this: start it with "
@@ -36,12 +42,15 @@ class TorchComm:
             raise InputError("comm.hierarchical and comm.timeline are Horovod's; leave them out")
         if options.op == "adasum":
             raise InputError("comm.op adasum: torch.distributed has none; use Horovod over MPI")
+        self.local_rank, self.local_size = launch.torchrun_place()
         engine = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
         self.settings = {"torch.distributed": engine}
+        # Two groups of NCCL must not be at work at once where their order differs by rank, as that
+        # of gradients and SyncBatchNorm may.
+        self._is_eager = on_cpu or not latency_bound
         dist.init_process_group(engine)
         atexit.register(dist.destroy_process_group)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank, self.local_size = launch.torchrun_place()
         self.device = torch.device("cpu")
         self._engine = _Engine(self.size)
 
@@ -51,7 +60,7 @@ class TorchComm:
         return self.rank == 0
 
     @property
-    def sent_bytes(self) -> float:
+    def sent_bytes(self) -> int:
         """What the engine has counted."""
         return self._engine.sent_bytes
 
@@ -65,6 +74,7 @@ class TorchComm:
     ) -> torch.optim.Optimizer:
         """The optimizer itself; hooks on the parameters send their gradients."""
         self._reducer = make_reducer(self._engine, model, passes, options, kept)
+        self._reducer.is_eager = self._is_eager
         return optimizer
 
     def share_gradients(self, sharing: Sharing) -> None:
@@ -76,6 +86,10 @@ class TorchComm:
         """Waits for the sums."""
         self._reducer.finish()
         yield
+
+    def rescale_unsent(self, factor: Tensor) -> None:
+        """Passed on to the reducer."""
+        self._reducer.rescale(factor)
 
     def settle_compression(self) -> dict[str, Tensor]:
         """Of all buckets."""
@@ -125,17 +139,17 @@ class _Engine:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.sent_bytes = 0.0
+        self.sent_bytes = 0
         self._group = dist.new_group()
 
     def start_sum(self, tensor: Tensor, name: str) -> Wait:
         """dist.all_reduce."""
-        self.sent_bytes += traffic.sum_bytes(tensor.nbytes, self.size)
+        self.sent_bytes += round(traffic.sum_bytes(tensor.nbytes, self.size))
         return partial(_finished, dist.all_reduce(tensor, group=self._group, async_op=True), tensor)
 
     def start_gather(self, tensor: Tensor, name: str) -> Wait:
         """dist.all_gather_into_tensor, of bytes: Gloo does not know every type."""
-        self.sent_bytes += traffic.gather_bytes(tensor.nbytes, self.size)
+        self.sent_bytes += round(traffic.gather_bytes(tensor.nbytes, self.size))
         joined = tensor.new_empty(self.size * len(tensor))
         work = dist.all_gather_into_tensor(
             joined.view(torch.uint8), tensor.view(torch.uint8), group=self._group, async_op=True
@@ -144,7 +158,7 @@ class _Engine:
 
     def start_exchange(self, tensor: Tensor, name: str) -> Wait:
         """dist.all_to_all_single, of bytes."""
-        self.sent_bytes += traffic.exchange_bytes(tensor.nbytes, self.size)
+        self.sent_bytes += round(traffic.exchange_bytes(tensor.nbytes, self.size))
         parts = torch.empty_like(tensor)
         work = dist.all_to_all_single(
             parts.view(torch.uint8), tensor.view(torch.uint8), group=self._group, async_op=True

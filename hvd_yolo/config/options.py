@@ -135,13 +135,18 @@ class CommConfig:
         """Whether every update takes the gradients of all ranks."""
         return self.sync_every == 1 and self.op == "average"
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether a rank keeps a part of each gradient for later."""
+        return self.compression in ("powersgd", "topk")
+
     def sharing_at(self, epoch: float) -> Sharing:
         """What becomes of the gradients of the update after so many epochs, a real number."""
         if self.op == "adasum":
             return "own"
         if self.sync_every > 1:
             return "own" if epoch >= self.warmup else "whole"
-        is_early = self.compression in ("powersgd", "topk") and epoch < self.warmup
+        is_early = self.is_lossy and epoch < self.warmup
         return "whole" if is_early else "compressed"
 
 
@@ -151,7 +156,8 @@ class CheckpointConfig:
 
     Args:
         every_updates: also write last.pt every so many updates; 0 writes it at the end of each
-            epoch only.
+            epoch only. Ranks that keep something to themselves (comm.sync_every, powersgd, topk)
+            put it together there.
         every_epochs: also keep epoch_NNN.pt every so many epochs; 0 keeps none.
     """
 

@@ -24,6 +24,8 @@ _FREE_ON_RESUME = (
     "loader.", "checkpoint.", "eval.", "report.", "comm.backend", "comm.groups", "comm.cycle_ms",
     "comm.fusion_mb", "comm.hierarchical", "comm.timeline",
 )  # fmt: skip
+# But where ranks keep something to themselves, these say when they put it together.
+_WHERE_RANKS_MEET = ("checkpoint.every_updates", "comm.groups")
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -132,10 +134,12 @@ def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
     old, new = flatten(saved), flatten(config)
     for key in sorted(allowed - old.keys()):
         raise InputError(f"--override {key}: there is no such key")
+    keeps = config.comm.is_lossy or not config.comm.shares_every_update
     for key, value in new.items():
         is_free = key in _FREE_ON_RESUME or key.startswith(
             tuple(k for k in _FREE_ON_RESUME if k.endswith("."))
         )
+        is_free = is_free and not (keeps and key in _WHERE_RANKS_MEET)
         if value != old[key] and not is_free and key not in allowed:
             raise InputError(
                 f"{key} is {value!r}, but the run in {saved_file.parent} was started with "
@@ -187,6 +191,11 @@ def _check_local_updates(config: Config) -> None:
     asked = "comm.op adasum" if config.comm.op == "adasum" else "comm.sync_every above 1"
     if config.comm.compression != "none":
         raise InputError(f"{asked} sends no gradients: leave comm.compression out")
+    if config.comm.op == "adasum" and config.global_batch:
+        raise InputError(
+            "comm.op adasum adds up what ranks do on their own batches: give batch_size, not "
+            "global_batch"
+        )
     if config.train.sync_bn:
         raise InputError(f"{asked} lets ranks run apart, train.sync_bn does not: choose one")
     if config.train.amp == "fp16":

@@ -201,14 +201,14 @@ def test_resume_is_bitwise_with_weighted_rectangular_updates_from_a_cache(tmp_pa
 
 @needs_mpi
 @pytest.mark.parametrize(
-    ("launcher", "options"),
+    ("size", "launcher", "options"),
     [
-        ("torchrun", ("--batch_size", "3")),
-        ("mpirun", ("--comm.compression", "powersgd", "--comm.warmup", "0.5")),
-        ("torchrun", ("--comm.compression", "topk", "--comm.warmup", "0", "--batch_size", "3")),
-        ("mpirun", ("--comm.sync_every", "2", "--comm.warmup", "0.5")),
-        ("torchrun", ("--comm.sync_every", "4", "--comm.warmup", "0")),
-        ("mpirun", ("--comm.op", "adasum")),
+        (2, "torchrun", ("--batch_size", "3")),
+        (3, "mpirun", ("--comm.compression", "powersgd", "--comm.warmup", "0.5")),
+        (2, "torchrun", ("--comm.compression", "topk", "--comm.warmup", "0", "--batch_size", "3")),
+        (3, "mpirun", ("--comm.sync_every", "2", "--comm.warmup", "0.5")),
+        (2, "torchrun", ("--comm.sync_every", "4", "--comm.warmup", "0")),
+        (2, "mpirun", ("--comm.op", "adasum", "--global_batch", "0", "--batch_size", "4")),
     ],
     ids=[
         "torch in passes",
@@ -219,14 +219,14 @@ def test_resume_is_bitwise_with_weighted_rectangular_updates_from_a_cache(tmp_pa
         "Adasum",
     ],
 )
-def test_resume_is_bitwise_with(tmp_path, launcher, options):
+def test_resume_is_bitwise_with(tmp_path, size, launcher, options):
     """Killed between two checkpoints, in the midst of what ranks keep to themselves."""
     options = (*OPTIONS, "--max_updates", "8", "--eval.every", "0", *options)
-    train(2, tmp_path / "undisturbed", *options, launcher=launcher)
+    train(size, tmp_path / "undisturbed", *options, launcher=launcher)
     folder = tmp_path / "killed"
-    kill_when(folder, start(folder, 2, *options, launcher=launcher), trained_to(5))
+    kill_when(folder, start(folder, size, *options, launcher=launcher), trained_to(5))
     assert checkpoint.load(folder / "checkpoints" / "last.pt")["training"]["updates"] < 8
-    train(2, folder, *options, launcher=launcher)
+    train(size, folder, *options, launcher=launcher)
     assert without_times(folder) == without_times(tmp_path / "undisturbed")
     found, expected = (
         checkpoint.load(tmp_path / run / "checkpoints" / "last.pt")["training"]

@@ -29,6 +29,19 @@ def test_mpirun_inside_slurm_is_mpirun(monkeypatch):
     assert launch.promised() == ("mpirun (Open MPI)", 3, 8)
 
 
+def test_torchrun_inside_slurm_is_torchrun(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert launch.promised() == ("torchrun", 3, 8)
+    with pytest.raises(InputError, match="start each node with `torchrun"):
+        launch.torchrun_place()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert launch.torchrun_place() == (1, 2)
+
+
 def test_a_rank_takes_the_gpu_of_its_local_rank():
     assert launch.choose_device("auto", 2, 4, 8) == torch.device("cuda", 2)
     # Slurm and mpirun may show each rank one GPU only.
