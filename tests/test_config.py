@@ -105,8 +105,9 @@ def test_where_ranks_meet_may_not_change_on_resume(tmp_path):
         (tmp_path / name / "config.yaml").write_text(config.to_yaml(loaded))
     changed = ["--comm.groups", "2", "--checkpoint.every_updates", "7"]
     assert config.load(["--resume", str(tmp_path / "plain"), *changed]).comm.groups == 2
-    with pytest.raises(InputError, match=r"checkpoint.every_updates is 7"):
-        config.load(["--resume", str(tmp_path / "topk"), *changed])
+    for key, value in zip(changed[::2], changed[1::2], strict=True):
+        with pytest.raises(InputError, match=f"{key[2:]} is {value}"):
+            config.load(["--resume", str(tmp_path / "topk"), key, value])
     with pytest.raises(InputError, match=r"comm.compression is 'none'"):
         config.load(["--resume", str(tmp_path / "topk"), "--comm.compression", "none"])
 
