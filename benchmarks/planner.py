@@ -60,8 +60,10 @@ def measure_link(file: str, repeats: int) -> None:
         # Weighted, so that the small messages tell the latency and the large ones the rate.
         slope, constant = np.polyfit(MESSAGES, seconds, 1, w=1 / np.array(seconds))
         bandwidth = 2 * (comm.size - 1) / comm.size / slope
-        found = {"size": comm.size, "bandwidth": bandwidth, "latency": max(0.0, constant)}
-        content = {"link": {**found, "bytes": MESSAGES, "seconds": seconds}}
+        # A rank a host, see Bench.link().
+        found = {"size": comm.size, "hosts": comm.size, "bandwidth": bandwidth,
+                 "latency": max(0.0, constant), "bytes": MESSAGES, "seconds": seconds}  # fmt: skip
+        content = {"link": found, "settings": comm.settings}
         Path(file).write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,18 @@ def progress(items: Sequence[T], what: str) -> Iterator[T]:
                 told = time.monotonic()
                 print(f"{what}: {number} of {len(items)}", file=sys.stderr, flush=True)
             yield item
+
+
+@contextmanager
+def output_file(option: str, name: str) -> Iterator[Path]:
+    """The file of that option, to be written within, its folder made; raises InputError when it
+    cannot be written."""
+    file = Path(name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield file
+    except OSError as error:
+        raise InputError(f"{option} {file} cannot be written: {error}") from error
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

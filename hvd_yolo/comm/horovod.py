@@ -17,6 +17,11 @@ from hvd_yolo.errors import InputError
 
 # One message holds at most so many bytes: MPI counts elements in 32 bits.
 _LARGEST_MESSAGE = 1 << 30
+# Ranks compute on the cores that Horovod's background thread polls from: looking every
+# millisecond, as it would by itself, costs a fifth of a YOLOv8n's step on two full cores
+# (benchmarks/scaling.md).
+CPU_CYCLE_MS = 20.0
+_QUICK_CYCLE_MS = 5.0
 
 
 class HorovodComm:
@@ -272,12 +277,10 @@ def _choose_settings(on_cpu: bool, latency_bound: bool, options: CommConfig) -> 
     force."""
     chosen = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
     if on_cpu:
-        # Ranks compute on the cores that Horovod's background thread polls from: looking every
-        # millisecond, as it would by itself, costs a fifth of a YOLOv8n's step on two full cores
-        # (benchmarks/scaling.md). Where many small collectives follow one another each look is a
-        # wait, and must be quick in any case.
-        needs_two_messages = options.compression in ("bf16", "powersgd")
-        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else "5" if needs_two_messages else "20"
+        # Where many small collectives follow one another each look is a wait, and must be quick in
+        # any case; where a gradient takes two messages, quicker.
+        cycle = _QUICK_CYCLE_MS if options.compression in ("bf16", "powersgd") else CPU_CYCLE_MS
+        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else f"{cycle:g}"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)

@@ -38,8 +38,11 @@ class PlanConfig:
         parameters: number of weights of a model that cannot be built here; 0: model tells.
         device: of the ranks; auto: that of the run, else cuda.
         link: between hosts: 1GbE, 10GbE, 25GbE, 100G-IB, NVLink, loopback, or the file that
-            `python -m hvd_yolo.doctor --json FILE` wrote.
-        inner_link: within a host, as link; empty: NVLink between GPUs, loopback between CPU ranks.
+            `python -m hvd_yolo.doctor --json FILE` wrote on two hosts or more.
+        inner_link: within a host, as link, or measured on one; empty: NVLink between GPUs, loopback
+            between CPU ranks.
+        cycle_ms: milliseconds between two looks of Horovod for work, as comm.cycle_ms; 0: as in the
+            run, else what training takes: 20 on cpu, 1 on cuda.
         ranks: numbers of ranks, comma separated; empty: powers of two from 1 to 1024.
         ranks_per_host: 0: 8 on cuda, 1 on cpu.
         cores: that the ranks of a host share; 0: on cpu as many as the ranks were measured with, on
@@ -74,6 +77,7 @@ class PlanConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     link: str = "10GbE"
     inner_link: str = ""
+    cycle_ms: NonNegativeFloat = 0.0
     ranks: str = ""
     ranks_per_host: NonNegativeInt = 0
     cores: NonNegativeFloat = 0.0

@@ -151,11 +151,8 @@ def _measure(datasets: dict[str, Dataset], surveys: dict[str, Survey]) -> dict[s
 def _save_json(file: str, content: dict[str, Any]) -> None:
     if not file:
         return
-    try:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        save_text(Path(file), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise InputError(f"output {file} cannot be written: {error}") from error
+    with cli.output_file("output", file) as path:
+        save_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _survey_to_write(

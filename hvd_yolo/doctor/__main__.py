@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hvd_yolo import cli
@@ -72,11 +71,8 @@ def _tell_alone(config: DoctorConfig, finding: Finding) -> None:
 def _save(file: str, content: dict[str, Any]) -> None:
     if not file:
         return
-    try:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        save_text(Path(file), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise InputError(f"json {file} cannot be written: {error}") from error
+    with cli.output_file("json", file) as path:
+        save_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@ compression on 1 to 1024 ranks, predicted from the update of one."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from hvd_yolo import cli
+from hvd_yolo.checkpoint import save_text
 from hvd_yolo.config import parse
 from hvd_yolo.config.plan_verb import PlanConfig
 from hvd_yolo.plan import showing
@@ -36,9 +36,11 @@ def main(argv: Sequence[str]) -> None:
             "assumed": said.splitlines(),
             "predictions": showing.rows(plan),
         }
-        Path(config.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with cli.output_file("json", config.json) as file:
+            save_text(file, json.dumps(content, indent=1) + "\n")
     if config.plot:
-        showing.draw(plan, Path(config.plot))
+        with cli.output_file("plot", config.plot) as file:
+            showing.draw(plan, file)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from hvd_yolo.comm.horovod import CPU_CYCLE_MS
 from hvd_yolo.config.plan_verb import CostConfig, PlanConfig
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import build_model
@@ -35,6 +36,8 @@ _COST = {
 # updates of one size vary by about 3 %.
 _OVERHEAD = {"cpu": 0.02, "cuda": 0.05}
 _JITTER = {"cpu": 0.03, "cuda": 0.08}
+# Of training on CPUs; on GPUs it leaves Horovod its own.
+_CYCLE_MS = {"cpu": CPU_CYCLE_MS, "cuda": 1.0}
 _COCO_IMAGES = 118_287
 
 
@@ -59,9 +62,10 @@ def make_cluster(config: PlanConfig, step: Step) -> Cluster:
     sharing = config.cores_shared_by or per_host
     enough = sharing * step.threads if on_cpu else math.inf
     inner = config.inner_link or ("loopback" if on_cpu else "NVLink")
+    cycle = step.cycle_ms / 1e3
     return Cluster(
-        open_link(inner), open_link(config.link), per_host, config.cores or enough, sharing,
-        config.loader_rate or math.inf,
+        open_link(inner, cycle, 1), open_link(config.link, cycle, 2), per_host,
+        config.cores or enough, sharing, config.loader_rate or math.inf,
     )  # fmt: skip
 
 
@@ -69,7 +73,7 @@ def predict_all(
     config: PlanConfig, step: Step, work: Work, cluster: Cluster, sizes: Sequence[int]
 ) -> list[Prediction]:
     """Every size with every compression asked for, by ring and, where there are hosts of several
-    ranks, hierarchically."""
+    GPUs, hierarchically: Horovod does that with NCCL alone."""
     names = COMPRESSIONS if config.compression == "all" else (config.compression,)
     if config.sync_every > 1:
         names = ("none",)
@@ -80,7 +84,7 @@ def predict_all(
         )
         for size in sizes:
             kinds = ["ring"]
-            if can_be_hierarchical(cluster, name, size):
+            if step.device == "cuda" and can_be_hierarchical(cluster, name, size):
                 kinds.append("hierarchical")
             found += [
                 predict(work, cluster, compression, size, kind, config.sync_every) for kind in kinds
@@ -98,8 +102,9 @@ def find_step(config: PlanConfig) -> Step:
         "jitter": _JITTER[device] if step.jitter is None else step.jitter,
         "num_images": step.num_images or _COCO_IMAGES,
         "epochs": step.epochs or 300,
+        "cycle_ms": step.cycle_ms or _CYCLE_MS[device],
     }
-    for name in ("num_images", "epochs", "threads", "passes", "groups", "backward"):
+    for name in ("num_images", "epochs", "threads", "passes", "groups", "backward", "cycle_ms"):
         changes |= {name: getattr(config, name)} if getattr(config, name) else {}
     if config.jitter >= 0:
         changes |= {"jitter": config.jitter, "jitter_source": "given"}
@@ -187,4 +192,7 @@ def assumptions(config: PlanConfig, step: Step, work: Work, cluster: Cluster) ->
         f"{work.overhead:.0%}",
         f"compression: seconds a GB of gradients {costs}; PowerSGD of rank "
         f"{config.powersgd_rank}, top-k of {config.topk_share:g}",
+        f"engine: looks for work every {step.cycle_ms:g} ms",
+        "left out: evaluation and checkpoints, train.sync_bn, and that comm.warmup epochs are "
+        "whole gradients before powersgd, topk or local SGD begins",
     ])  # fmt: skip

@@ -16,8 +16,8 @@ from hvd_yolo.plan.gradients import Layer
 class Step:
     """An update of one rank. seconds: its length; images: in it; model: its name, or empty where
     `parameters` or `layers` tell; jitter: standard deviation over mean of its length, None if
-    unknown; num_images, epochs: of the training it comes from, 0 if unknown; backward: the share of
-    a pass that is its backward part (of a YOLO one half: forward 42 %, loss 5 %)."""
+    unknown; num_images, epochs, cycle_ms: of the training it comes from, 0 if unknown; backward:
+    the share of a pass that is its backward part (of a YOLO one half: forward 42 %, loss 5 %)."""
 
     seconds: float
     images: int
@@ -35,6 +35,7 @@ class Step:
     epochs: int = 0
     groups: int = 4
     backward: float = 0.5
+    cycle_ms: float = 0.0
 
 
 def _vgg16() -> tuple[Layer, ...]:
@@ -87,8 +88,8 @@ def measured(folder: Path) -> Step:
     """The median update of a run on one rank, from its metrics.jsonl, config.yaml and
     environment.json; the first train line is left out, for it has the start in it.
 
-    Raises InputError when the folder holds no run, one of several ranks, or fewer than two train
-    lines.
+    Raises InputError when the folder holds no run, one of several ranks, one with train.sync_bn, or
+    fewer than two train lines.
     """
     lines = [line for line in _lines(folder) if line.get("kind") == "train"]
     if len(lines) < 2:
@@ -101,6 +102,11 @@ def measured(folder: Path) -> Step:
     most = max(len(start["ranks"]) for start in starts)
     if most > 1:
         raise InputError(f"run {folder}: {most} ranks; a plan starts from a run on one")
+    if config.train.sync_bn:
+        raise InputError(
+            f"run {folder}: train.sync_bn, whose sums in every BatchNorm layer are not in a plan; "
+            "start from a run without it, and expect less than the plan says"
+        )
     updates, seconds = [], []
     for before, line in itertools.pairwise(lines):
         updates.append(line["step"] - before["step"])
@@ -123,6 +129,7 @@ def measured(folder: Path) -> Step:
         num_images=round(num_images),
         epochs=config.epochs,
         groups=config.comm.groups,
+        cycle_ms=config.comm.cycle_ms,
     )
 
 

@@ -207,24 +207,25 @@ def _messages(
 
     A ring over all ranks crosses each host's link once each way, whatever its ranks. In a hierarchy
     each rank of a host reduces its part with its like on the other hosts; together they send over
-    the host's link what one rank would.
+    the host's link, and cores move, what one rank would.
     """
-    if reduction == "ring":
-        ways = [(size, _pace(cluster, size))]
-    else:
-        hosts = size // cluster.ranks_per_host
-        ways = [(cluster.ranks_per_host, cluster.inner), (hosts, cluster.outer)]
     crowd = min(size, cluster.sharing) / cluster.cores
+    if reduction == "ring":
+        ways = [(size, _pace(cluster, size), crowd)]
+    else:
+        on_host = cluster.ranks_per_host
+        across = (size // on_host, cluster.outer, crowd / on_host)
+        ways = [(on_host, cluster.inner, crowd), across]
     options = (compression.name, compression.powersgd_rank, compression.topk_share)
     first_turns, second_turns = _TURNS[compression.name]
     found = []
     for group in groups:
         share = _first_share(group, compression)
         first = second = 0.0
-        for count, link in ways:
+        for count, link, senders in ways:
             sent = update_bytes(group.shapes, count, *options)
-            first += reduction_seconds(sent * share, count, link, first_turns, crowd)
-            second += reduction_seconds(sent * (1 - share), count, link, second_turns, crowd)
+            first += reduction_seconds(sent * share, count, link, first_turns, senders)
+            second += reduction_seconds(sent * (1 - share), count, link, second_turns, senders)
         found.append(_Message(update_bytes(group.shapes, size, *options), first, second))
     return found
 

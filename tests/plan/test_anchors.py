@@ -1,4 +1,4 @@
-"""What the planner says of trainings whose times are published, PEERS of it in the README.
+"""What the planner says of trainings whose times are published.
 
 The defaults for GPUs (5 % of overhead, updates that vary by 8 %) were chosen so that the YOLO rows
 come out within 5 points; the rows of the other networks had no part in that choice.

@@ -120,6 +120,14 @@ def test_a_hierarchy_needs_several_hosts_of_several_ranks():
     assert can_be_hierarchical(cluster(ranks_per_host=8), "powersgd", 16)
 
 
+def test_ranks_of_a_host_move_the_bytes_of_a_hierarchy_across_once():
+    """Two hosts of 4 ranks on one core: 10 MB leave a host, 10 ns a byte, whoever sends them."""
+    near, far = link(bandwidth=math.inf), link(bandwidth=1e9, cpu=1e-8)
+    hosts = Cluster(near, far, ranks_per_host=4, cores=1, sharing=4)
+    found = predict(work(), hosts, PLAIN, 8, "hierarchical", 1)
+    assert found.exposed == pytest.approx(10e6 * 1e-8)
+
+
 def test_ranks_of_one_host_use_its_inner_link():
     hosts = Cluster(link(bandwidth=1e12), link(bandwidth=1e6), ranks_per_host=8)
     assert seconds(work(), hosts, 8) == pytest.approx(1.0, rel=1e-4)
