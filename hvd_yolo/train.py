@@ -5,6 +5,7 @@ horovodrun -np 16 -H node1:8,node2:8 python -m hvd_yolo.train --data coco.yaml -
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from hvd_yolo import checkpoint, cli, feed
 from hvd_yolo.autobatch import find_batch_size
 from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, launch
+from hvd_yolo.comm.traffic import update_bytes
 from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
@@ -237,9 +239,33 @@ def _banner(
         f"ranks: {comm.size} by {comm.name} on {comm.device.type}, {torch.get_num_threads()} "
         f"threads each"
         f"{', ' + settings if settings else ''}\n"
+        f"{_wire(config, comm, state)}"
         f"loader: {num_workers or 'no'} worker processes a rank, cache {loader.cache}{staged}\n"
         f"{pace.banner()}\n{went_on}"
     ).rstrip()
+
+
+def _wire(config: Config, comm: Comm, state: TrainState) -> str:
+    """The banner's line on what ranks send, empty for one rank."""
+    if comm.size == 1:
+        return ""
+    options = config.comm
+    shapes = [p.shape for p in state.model.parameters() if p.requires_grad]
+    rank, share = options.powersgd_rank, options.topk_share
+    sent = update_bytes(shapes, comm.size, options.compression, rank, share) / 1e6
+    if options.shares_every_update:
+        what = {
+            "none": "gradients",
+            "powersgd": f"gradients by PowerSGD of rank {rank}",
+            "topk": f"the largest {share:.2%} of the gradients",
+        }.get(options.compression, f"gradients in {options.compression}")
+        line = f"{sent:.3g} MB an update, {what}"
+    else:
+        every = f"every {options.sync_every} updates" if options.sync_every > 1 else "an update"
+        means = "Adasum" if options.op == "adasum" else "local SGD"
+        line = f"{sent:.3g} MB {every}, weights by {means}"
+    is_later = options.sharing_at(0) != options.sharing_at(math.inf)
+    return f"sent by a rank: {line}{f' after {options.warmup:g} epochs' if is_later else ''}\n"
 
 
 def _is_due(count: int, every: int) -> bool:
