@@ -15,5 +15,9 @@ class InputError(Exception):
         self.rank = rank
 
 
+class OptionError(InputError):
+    """Options that no launch, or not this one, can serve: nothing is wrong with the hosts."""
+
+
 class MissingSplit(InputError):
     """A data set that has no split of the name asked for; it may have others."""

@@ -13,7 +13,7 @@ from hvd_yolo.comm.buckets import Reducer, Wait, equal_runs, in_memory_order
 from hvd_yolo.comm.compression import make_reducer
 from hvd_yolo.comm.single import zero_missing_gradients
 from hvd_yolo.config import CommConfig, Sharing
-from hvd_yolo.errors import InputError
+from hvd_yolo.errors import InputError, OptionError
 
 # One message holds at most so many bytes: MPI counts elements in 32 bits.
 _LARGEST_MESSAGE = 1 << 30
@@ -54,7 +54,7 @@ class HorovodComm:
             ) from error
         hvd.init()
         if options.hierarchical and (on_cpu or not (hvd.nccl_built() and hvd.mpi_enabled())):
-            raise InputError(
+            raise OptionError(
                 "comm.hierarchical: Horovod sums within a host first with NCCL under mpirun alone; "
                 "on the CPU, over Gloo, or in a build without NCCL (`make setup GPU=1` has it), "
                 "leave it out"
@@ -186,12 +186,12 @@ class HorovodComm:
 
     def _check_adasum(self) -> None:
         if not self._hvd.mpi_enabled():
-            raise InputError(
+            raise OptionError(
                 "comm.op adasum: Horovod has Adasum over MPI alone; start with mpirun or "
                 "`horovodrun --mpi`"
             )
         if self.size & (self.size - 1):
-            raise InputError(
+            raise OptionError(
                 f"comm.op adasum: Horovod adds up pairs of pairs, so the {self.size} ranks must be "
                 "a power of two"
             )

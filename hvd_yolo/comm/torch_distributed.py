@@ -13,7 +13,7 @@ from hvd_yolo.comm import launch, traffic
 from hvd_yolo.comm.buckets import Wait
 from hvd_yolo.comm.compression import make_reducer
 from hvd_yolo.config import CommConfig, Sharing
-from hvd_yolo.errors import InputError
+from hvd_yolo.errors import InputError, OptionError
 
 
 class TorchComm:
@@ -29,19 +29,19 @@ class TorchComm:
         options: CommConfig,
     ) -> None:
         if promised and promised.launcher != "torchrun":
-            raise InputError(
+            raise OptionError(
                 f"comm.backend is torch, but {promised.launcher} started this: start it with "
                 "`torchrun --nproc-per-node N -m hvd_yolo.train`, or leave comm.backend out"
             )
         if promised is None:
-            raise InputError(
+            raise OptionError(
                 "comm.backend is torch, but nothing launched this: start it with `torchrun "
                 "--nproc-per-node N -m hvd_yolo.train`"
             )
         if options.hierarchical or options.timeline:
-            raise InputError("comm.hierarchical and comm.timeline are Horovod's; leave them out")
+            raise OptionError("comm.hierarchical and comm.timeline are Horovod's; leave them out")
         if options.op == "adasum":
-            raise InputError("comm.op adasum: torch.distributed has none; use Horovod over MPI")
+            raise OptionError("comm.op adasum: torch.distributed has none; use Horovod over MPI")
         self.local_rank, self.local_size = launch.torchrun_place()
         engine = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
         self.settings = {"torch.distributed": engine}

@@ -10,7 +10,10 @@ import torch
 from hvd_yolo.comm import Comm, gather_json
 
 # More large ones than small, for each counts the same in the fit: gradients are megabytes.
-_BYTES = (4, 1 << 12, 1 << 16, *(1 << shift for shift in range(19, 27)))
+_BYTES = (4, 4_000, 64_000, *(500_000 << shift for shift in range(8)))
+
+# Below, a sum takes as long as its latency, whatever the bandwidth.
+_LEAST_FITTED = 500_000
 _MOST_REPEATS = 9
 
 
@@ -25,8 +28,8 @@ class Sample:
 @dataclass
 class Link:
     """T(K) = 2 (N - 1) / N K / bandwidth + latency, in seconds for K bytes on N = size ranks: a
-    ring's allreduce (Patarasuk and Yuan 2009). bandwidth (bytes a second) is None where nothing
-    was measured."""
+    ring's allreduce (Patarasuk and Yuan 2009). bandwidth (bytes a second) is None where
+    nothing was measured, or only small sums, whose median is the latency then."""
 
     size: int
     hosts: int
@@ -60,6 +63,9 @@ def fit(size: int, num_hosts: int, samples: list[Sample]) -> Link:
     neither of them below 0."""
     if not samples:
         return Link(size, num_hosts, None, 0.0, [])
+    if samples[-1].bytes < _LEAST_FITTED:
+        median = statistics.median(sample.seconds for sample in samples)
+        return Link(size, num_hosts, None, median, samples)
     num_bytes = np.array([sample.bytes for sample in samples], dtype=np.float64)
     seconds = np.array([sample.seconds for sample in samples])
     columns = np.stack((num_bytes, np.ones_like(seconds)), 1) / seconds[:, None]

@@ -156,9 +156,14 @@ def _read(dataset: ImageFiles, total: "hashlib._Hash", times: list[float]) -> st
 
 def _forget(file: str) -> None:
     """Lets the kernel drop its copy of the file, so that the disk is measured."""
-    if os.path.isfile(file):
+    if not os.path.isfile(file):
+        return
+    try:
         with open(file, "rb", buffering=0) as opened:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        # The reading that follows has the same error, and names the file.
+        return
 
 
 def as_json(looks: dict[int, Look]) -> dict[str, dict]:

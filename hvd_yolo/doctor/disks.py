@@ -1,6 +1,7 @@
 """The disk that runs are written to, and what kind of file system a path is on."""
 
 import os
+import re
 import shutil
 import statistics
 import tempfile
@@ -46,10 +47,11 @@ def try_out(folder: Path) -> Disk:
     """Writes a few megabytes into the folder, or the nearest there is above it, and removes
     them."""
     place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    disk = Disk(str(place), file_system(place), shutil.disk_usage(place).free)
+    disk = Disk(str(place), "", 0)
     try:
+        while not place.exists():
+            place = place.parent
+        disk = Disk(str(place), file_system(place), shutil.disk_usage(place).free)
         with tempfile.TemporaryDirectory(prefix=".hvd_yolo-doctor-", dir=place) as work:
             seconds = _write(Path(work, "large"), _LARGE)
             disk.write_rate = len(_LARGE) / seconds
@@ -92,7 +94,7 @@ def file_system_type(path: Path, mounts: list[str]) -> str:
     for line in mounts:
         fields, _, source = line.partition(" - ")
         # Spaces are written as \040.
-        place = Path(fields.split()[4].encode().decode("unicode_escape"))
+        place = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4]))
         if path.is_relative_to(place) and len(place.parts) >= deepest:
             found, deepest = source.split()[0], len(place.parts)
     return found

@@ -1,7 +1,7 @@
 """All the looks, in their order, and what they found."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +26,39 @@ class Examination:
     findings: list[Finding]
 
 
-def examine(config: DoctorConfig, comm: Comm) -> Examination:
-    """Looks at the whole job; every rank calls it and gets the same."""
+@dataclass
+class Progress:
+    """How far the looks have come: the one under way, and what those before it found."""
+
+    look: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+
+def examine(config: DoctorConfig, comm: Comm, progress: Progress) -> Examination:
+    """Looks at the whole job; every rank calls it and gets the same. progress: kept up to date, for
+    whoever gives up waiting."""
+    findings, loader = progress.findings, config.loader
+    progress.look = "gathering the facts of all ranks"
     facts = gather_facts(comm, config.workers)
+    findings += ranks.judge(facts, config.device) + sameness.judge(facts)
+    findings += limits.judge(facts, loader.prefetch)
+    progress.look = "comparing the clocks"
     found_clocks = clocks.measure(comm)
+    findings += clocks.judge(facts, found_clocks)
+    progress.look = "trying the interfaces"
     hosts = routes.explore(comm, facts)
+    findings += routes.judge(facts, hosts)
+    progress.look = f"reading --data {config.data}"
     looks = _looks(config.data, comm, facts)
+    is_kept = bool(loader.stage) or loader.cache != "none"
+    findings += data_sets.judge(facts, looks, is_kept)
+    progress.look = f"writing to --output {config.output}"
     disk = disks.try_out(Path(config.output)) if comm.is_main else None
     disk = disks.Disk(**gather_json(comm, dataclasses.asdict(disk) if disk else None)[0])
+    findings += disks.judge(facts, disk, config.output)
+    progress.look = "measuring sums over all ranks"
     # Last, for the others would disturb it where they wait for a disk.
-    link = allreduce.measure(comm, len(hosts), config.link_seconds)
-    loader = config.loader
-    findings = [
-        *ranks.judge(facts),
-        *sameness.judge(facts),
-        *limits.judge(facts, loader.prefetch),
-        *clocks.judge(facts, found_clocks),
-        *routes.judge(facts, hosts),
-        *data_sets.judge(facts, looks, bool(loader.stage) or loader.cache != "none"),
-        *disks.judge(facts, disk, config.output),
-    ]
+    link = allreduce.measure(comm, len(hosts), _link_seconds(config, findings))
     return Examination(
         comm.settings, facts, found_clocks, hosts, link, disk, looks,
         by_severity(findings),
@@ -74,6 +87,16 @@ def as_json(found: Examination) -> dict[str, Any]:
         "output": asdict(found.disk),
         "data": data_sets.as_json(found.data_sets),
     }
+
+
+def _link_seconds(config: DoctorConfig, findings: list[Finding]) -> float:
+    """None where a fault that was found would make the sums fail or wait for ever."""
+    is_broken = any(
+        finding.code == "gpu-shared"
+        or (finding.severity == "error" and finding.code.startswith("interface-"))
+        for finding in findings
+    )
+    return 0.0 if is_broken else config.link_seconds
 
 
 def _looks(data: str, comm: Comm, facts: list[Facts]) -> dict[int, data_sets.Look]:

@@ -23,6 +23,9 @@ from hvd_yolo.report import environment
 
 _SHM = Path("/dev/shm")
 
+# linux/capability.h
+_CAP_IPC_LOCK = 14
+
 
 @dataclass
 class Facts:
@@ -32,7 +35,8 @@ class Facts:
     its GPU, empty on the CPU. gpu_node, cpu_nodes: NUMA nodes of the GPU (-1: unknown) and of the
     CPUs. affinity: CPUs the process is bound to; permitted: as many as it could be bound to; cpus:
     what remains under the cgroup's quota. Memory and files in bytes; limits of -1 are none.
-    shm_stale: caches in memory that no process uses any more.
+    shm_stale: caches in memory that no process uses any more. locked_memory: -1 also for a process
+    that the kernel lets lock any. rdma_devices: those that programs can open.
     """
 
     rank: int
@@ -84,7 +88,6 @@ def _own_facts(comm: Comm, workers: int) -> Facts:
     gpu = str(launch.gpu_identity(comm.rank, comm.device)["gpu"])
     shm = shutil.disk_usage(_SHM) if _SHM.is_dir() else None
     affinity = sorted(os.sched_getaffinity(0))
-    rdma = Path("/sys/class/infiniband")
     return Facts(
         rank=comm.rank,
         local_rank=comm.local_rank,
@@ -107,8 +110,8 @@ def _own_facts(comm: Comm, workers: int) -> Facts:
         shm_free=shm.free if shm else 0,
         shm_stale=_stale_packs(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        locked_memory=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
-        rdma_devices=sorted(entry.name for entry in rdma.iterdir()) if rdma.is_dir() else [],
+        locked_memory=_locked_memory(),
+        rdma_devices=_rdma_devices(),
         executable=sys.executable,
         versions=_versions(),
         code=source_hash(Path(hvd_yolo.__file__).parent),
@@ -140,6 +143,20 @@ def _versions() -> dict[str, str]:
     if driver.is_file():
         found["nvidia driver"] = driver.read_text().splitlines()[0]
     return found
+
+
+def _locked_memory() -> int:
+    status = Path("/proc/self/status").read_text()
+    capabilities = int(re.search(r"CapEff:\s*(\w+)", status)[1], 16)
+    if capabilities >> _CAP_IPC_LOCK & 1:
+        return -1
+    return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+
+
+def _rdma_devices() -> list[str]:
+    if not any(Path("/dev/infiniband").glob("uverbs*")):
+        return []
+    return sorted(entry.name for entry in Path("/sys/class/infiniband").glob("*"))
 
 
 def _stale_packs() -> list[str]:

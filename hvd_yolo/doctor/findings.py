@@ -16,7 +16,7 @@ class Finding:
 
     An error ends a job or makes its result worthless; a warning costs time, or may be meant. `code`
     names the kind and stays the same from version to version. `hosts` and `ranks` are those
-    concerned, empty when all are.
+    concerned, empty when all are. `remedy` is empty where `what` tells it.
     """
 
     severity: Severity

@@ -9,8 +9,8 @@ from hvd_yolo.doctor.interfaces import leads_to, own_interfaces
 from hvd_yolo.doctor.routes import flags_for
 
 
-def hung(what: str, seconds: float) -> Finding:
-    """The finding of rank 0."""
+def hung(what: str, seconds: float, slow: str) -> Finding:
+    """The finding of rank 0. slow: what may just need longer."""
     here = [f"{face.name} {face.address}" for face in own_interfaces() if not face.is_loopback]
     name = {who: flag for who, flag in flags_for("NAME").items() if who != "Gloo"}
     return Finding(
@@ -19,7 +19,7 @@ def hung(what: str, seconds: float) -> Finding:
         f"{', '.join(here) or 'none'}",
         "name the one that leads to the other hosts: "
         + ", ".join(f"{who} {flag}" for who, flag in name.items())
-        + "; and open all TCP ports between the hosts",
+        + f"; and open all TCP ports between the hosts; or --timeout N if {slow}",
     )  # fmt: skip
 
 

@@ -5,19 +5,22 @@ from collections.abc import Iterator
 from hvd_yolo.doctor.facts import Facts, leaders
 from hvd_yolo.doctor.findings import Finding, on
 
-_MB, _GB = 1 << 20, 1 << 30
+_MB, _GB = 10**6, 10**9
 
 # 16 images of 640 x 640 pixels as bytes: what one worker hands over at a time.
 _BATCH_BYTES = 16 * 3 * 640 * 640
 
 # What Docker gives a container that asks for nothing; enough for no loader with workers.
-_DOCKERS_SHM = 64 * _MB
+_DOCKERS_SHM = 64 << 20
 
 # A rank on the CPU that trains yolov8n at 640 pixels takes more, one on a GPU about as much.
 _RANK_BYTES = 2 * _GB
 
 # The soft limit that systemd and Debian give every process.
 _OPEN_FILES = 1024
+
+# Buffers of NCCL and UCX for some peers take less.
+_LOCKED_BYTES = _GB
 
 
 def judge(facts: list[Facts], prefetch: int) -> list[Finding]:
@@ -56,7 +59,8 @@ def _binding(facts: list[Facts]) -> Iterator[Finding]:
     bound = []
     for found in facts:
         local = sum(other.host_id == found.host_id for other in facts)
-        if len(found.affinity) < found.permitted // local:
+        # Whoever binds ranks with care leaves each at least half its part.
+        if 2 * len(found.affinity) < found.permitted // local:
             bound.append(found)
     if bound:
         first = bound[0]
@@ -65,7 +69,7 @@ def _binding(facts: list[Facts]) -> Iterator[Finding]:
             f"bound to {len(first.affinity)} of the {first.permitted} CPUs that rank "
             f"{first.rank}'s host would let it use: threads and loader processes share them",
             "mpirun --bind-to none (its default binds each rank to one core), or "
-            "--map-by slot:PE=N with N cores a rank",
+            "--map-by slot:PE=N with N cores a rank; srun --cpu-bind=none or --cpus-per-task=N",
         )  # fmt: skip
 
 
@@ -90,7 +94,7 @@ def _shared_memory(ranks: list[Facts], prefetch: int) -> Iterator[Finding]:
     if leader.shm_free < _BATCH_BYTES:
         what = f"{size}, less than one batch: ranks or loader processes die of a bus error"
         yield on([leader], "error", "shm-small", what, remedy)
-    elif leader.shm_free < need or leader.shm_total <= _DOCKERS_SHM:
+    elif leader.shm_free < need or (need > 0 and leader.shm_total <= _DOCKERS_SHM):
         what = f"{size}; the loader processes of the host may take {need / _MB:.0f} MB"
         yield on([leader], "warning", "shm-small", what, f"{remedy}; or fewer --workers")
     stale = sorted({pack for found in ranks for pack in found.shm_stale})
@@ -117,7 +121,7 @@ def _files(facts: list[Facts]) -> Iterator[Finding]:
 
 
 def _locked_memory(facts: list[Facts]) -> Iterator[Finding]:
-    bounded = [f for f in facts if f.rdma_devices and f.locked_memory >= 0]
+    bounded = [f for f in facts if f.rdma_devices and 0 <= f.locked_memory < _LOCKED_BYTES]
     if bounded:
         first = bounded[0]
         yield on(

@@ -7,14 +7,15 @@ from hvd_yolo.doctor.facts import Facts, leaders
 from hvd_yolo.doctor.findings import Finding, on
 
 
-def judge(facts: list[Facts]) -> list[Finding]:
-    """What is wrong with where the ranks are."""
+def judge(facts: list[Facts], device: str) -> list[Finding]:
+    """What is wrong with where the ranks are. device: the one asked for (auto, cpu or cuda)."""
     return [
         *_one_name_for_two_hosts(facts),
         *_uneven(facts),
         *_one_host_as_two(facts),
         *shared_gpus(facts),
-        *_unused_gpus(facts),
+        *(_unused_gpus(facts) if device != "cpu" else ()),
+        *_without_nccl(facts),
         *_far_gpus(facts),
     ]
 
@@ -83,7 +84,13 @@ def _one_host_as_two(facts: list[Facts]) -> Iterator[Finding]:
 
 
 def _unused_gpus(facts: list[Facts]) -> Iterator[Finding]:
-    blind = [f for f in leaders(facts) if f.gpus_present and not f.gpus_seen and not f.gpu]
+    blind = [
+        found
+        for found in leaders(facts)
+        if found.gpus_present and not found.gpus_seen and not found.gpu
+        # Empty or -1: no GPU was asked for.
+        if found.variables.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    ]
     if blind:
         yield on(
             blind, "warning", "gpu-unseen",
@@ -91,6 +98,9 @@ def _unused_gpus(facts: list[Facts]) -> Iterator[Finding]:
             "python -c 'import torch; print(torch.version.cuda)': None is a CPU build (make setup "
             "GPU=1); else see CUDA_VISIBLE_DEVICES and, in a container, --gpus all",
         )  # fmt: skip
+
+
+def _without_nccl(facts: list[Facts]) -> Iterator[Finding]:
     on_gpu = [found for found in facts if found.gpu]
     if len(on_gpu) > 1 and "nccl" not in on_gpu[0].engine["gpu"]:
         yield on(

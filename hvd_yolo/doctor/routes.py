@@ -21,7 +21,7 @@ _SLOW_SHARE = 0.25
 
 # Variables by which a library is told its interfaces, and whose flags() set them right; in that of
 # NCCL a name stands for all that begin with it.
-_VARIABLES = {
+INTERFACE_VARIABLES = {
     "HOROVOD_GLOO_IFACE": "horovodrun",
     "GLOO_SOCKET_IFNAME": "Gloo",
     "NCCL_SOCKET_IFNAME": "NCCL",
@@ -34,14 +34,14 @@ _VARIABLES = {
 class Host:
     """A host as its first rank sees the network.
 
-    reached: for each of its interfaces by name, the ranks of the hosts that are reached from it at
-    an interface of the same name or network. outgoing: bytes a second to the next host through
-    each.
+    reached: for each of its interfaces by name, and each that it reaches, by its name there, the
+    ranks of the hosts that have it. Tried are those of the same name or network; all, where these
+    do not join the hosts. outgoing: bytes a second to the next host through each own one.
     """
 
     rank: int
     interfaces: list[Interface]
-    reached: dict[str, list[int]]
+    reached: dict[str, dict[str, list[int]]]
     outgoing: dict[str, float]
 
 
@@ -53,6 +53,11 @@ class _Target(NamedTuple):
     port: int
     token: str
     rank: int
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether the two have one name or one network."""
+        return self.face.name == self.source.name or self.face.network == self.source.network
 
 
 def explore(comm: Comm, facts: list[Facts]) -> list[Host]:
@@ -68,36 +73,53 @@ def explore(comm: Comm, facts: list[Facts]) -> list[Host]:
             for face in map(Interface._make, faces)
             for source in own
             if is_acting and rank in first and rank != comm.rank and face.name in ports
-            if face.name == source.name or face.network == source.network
         ]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            answers = pool.map(_is_reached, targets)
-            good = [target for target, answer in zip(targets, answers, strict=True) if answer]
-        reached = {face.name: sorted({t.rank for t in good if t.source == face}) for face in own}
+        seen = {rank: [Interface._make(face) for face in told[rank][0]] for rank in first}
+        good, hosts = _tried(comm, seen, [target for target in targets if target.is_alike])
+        if len(hosts) > 1 and not (common_names(hosts) or common_networks(hosts)):
+            good, hosts = _tried(comm, seen, targets)
         following = _after(first, comm.rank)
         outgoing = _outgoing(comm, first, [t for t in good if t.rank == following])
-        found = gather_json(comm, [reached, outgoing])
-    return [
-        Host(rank, [Interface._make(face) for face in told[rank][0]], *found[rank])
-        for rank in first
-    ]
+        rates = gather_json(comm, outgoing)
+        for host in hosts:
+            host.outgoing = rates[host.rank]
+    return hosts
+
+
+def _tried(
+    comm: Comm, seen: dict[int, list[Interface]], targets: list[_Target]
+) -> tuple[list[_Target], list[Host]]:
+    """The targets that this rank reaches, and what all hosts reach; every rank calls it."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        answers = pool.map(_is_reached, targets)
+        good = [target for target, answer in zip(targets, answers, strict=True) if answer]
+    reached: dict[str, dict[str, list[int]]] = {}
+    for target in good:
+        there = reached.setdefault(target.source.name, {})
+        there.setdefault(target.face.name, []).append(target.rank)
+    told = gather_json(comm, reached)
+    return good, [Host(rank, faces, told[rank], {}) for rank, faces in seen.items()]
 
 
 def common_names(hosts: list[Host]) -> list[str]:
     """The interfaces through which every host reaches every other by that name, the fastest
     first."""
     names = [face.name for face in hosts[0].interfaces if not face.is_loopback]
-    common = [name for name in names if all(_is_enough(host, name, hosts) for host in hosts)]
+    common = [name for name in names if _all_reach(hosts, {host.rank: {name} for host in hosts})]
     return sorted(common, key=lambda name: -min(h.outgoing.get(name, 0.0) for h in hosts))
 
 
 def common_networks(hosts: list[Host]) -> list[str]:
     """The networks (CIDR) in which every host has an interface that reaches every other."""
-    each = [
-        {face.network for face in host.interfaces if _is_enough(host, face.name, hosts)}
-        for host in hosts
-    ]
-    return sorted(set.intersection(*each))
+    networks = {face.network for face in hosts[0].interfaces if not face.is_loopback}
+    return sorted(
+        network
+        for network in networks
+        if _all_reach(hosts, {
+            host.rank: {face.name for face in host.interfaces if face.network == network}
+            for host in hosts
+        })
+    )  # fmt: skip
 
 
 def flags(hosts: list[Host]) -> dict[str, str]:
@@ -129,37 +151,78 @@ def judge(facts: list[Facts], hosts: list[Host]) -> Iterator[Finding]:
         return
     advice = flags(hosts)
     if not advice:
-        lonely = [facts[h.rank] for h in hosts if not any(map(len, h.reached.values()))]
-        yield on(
+        yield _none_common(facts, hosts)
+    for variable, who in INTERFACE_VARIABLES.items():
+        yield from _named(facts, hosts, variable, advice.get(who, f"unset {variable}"))
+    yield from _slow(facts, hosts)
+
+
+def _none_common(facts: list[Facts], hosts: list[Host]) -> Finding:
+    """An error where IPv4 does not join the hosts; a warning where it does, by interfaces that
+    have nothing in common, and where there is none, for the ranks have talked over IPv6."""
+    names = {
+        host.rank: {face.name for face in host.interfaces if not face.is_loopback} for host in hosts
+    }
+    if all(names.values()) and not _all_reach(hosts, names):
+        lonely = [facts[host.rank] for host in hosts if not host.reached]
+        return on(
             lonely or [facts[host.rank] for host in hosts], "error", "interface-none",
             "no interface by which every host reaches every other",
             "open the TCP ports between the hosts (firewall, security group), and see `ip addr` "
             "and `ip route` on each",
         )  # fmt: skip
-    for variable, who in _VARIABLES.items():
-        yield from _named(facts, hosts, variable, advice.get(who, "name none"))
-    yield from _slow(facts, hosts)
+    leading = dict.fromkeys(name for host in hosts for name in host.reached)
+    return on(
+        [facts[host.rank] for host in hosts], "warning", "interface-none",
+        "the hosts reach each other, but by interfaces none of one name or IPv4 network",
+        "where a job hangs, name those of all hosts (NCCL_SOCKET_IFNAME="
+        f"{','.join(leading) or 'NAME,NAME'}), or give them one name (ip link set dev NAME name "
+        "lan0)",
+    )  # fmt: skip
 
 
 def _is_reached(target: _Target) -> bool:
     return reaches(target.source.address, target.face.address, target.port, target.token)
 
 
-def _is_enough(host: Host, name: str, hosts: list[Host]) -> bool:
-    return len(host.reached.get(name, ())) == len(hosts) - 1
+def _reaches_others(host: Host, hosts: list[Host], chosen: dict[int, set[str]]) -> bool:
+    """Whether one host reaches every other, of the chosen interfaces (names by rank) from one of
+    its own at one of the other's."""
+    return all(
+        any(
+            other.rank in ranks
+            for here, reached in host.reached.items()
+            for there, ranks in reached.items()
+            if here in chosen[host.rank] and there in chosen[other.rank]
+        )
+        for other in hosts
+        if other is not host
+    )
+
+
+def _all_reach(hosts: list[Host], chosen: dict[int, set[str]]) -> bool:
+    return all(_reaches_others(host, hosts, chosen) for host in hosts)
 
 
 def _named(facts: list[Facts], hosts: list[Host], variable: str, remedy: str) -> Iterator[Finding]:
     """What a variable of the environment names, against what is there and reaches the others."""
     absent, useless = [], []
+    everything = {host.rank: {face.name for face in host.interfaces} for host in hosts}
+    meant = {}
     for host in hosts:
         value = facts[host.rank].variables.get(variable, "")
         if not value or value.startswith("^"):
             continue
-        chosen = [face for face in host.interfaces if _is_named(face, variable, value)]
-        if not chosen:
+        names = {face.name for face in host.interfaces if _is_named(face, variable, value)}
+        if not names:
             absent.append(facts[host.rank])
-        elif not any(_is_enough(host, face.name, hosts) for face in chosen):
+        elif not _reaches_others(host, hosts, everything | {host.rank: names}):
+            useless.append(facts[host.rank])
+        else:
+            meant[host.rank] = names
+    # Each of them leads to the others, but maybe to another interface than the others name.
+    for host in hosts:
+        if host.rank in meant and not _reaches_others(host, hosts, everything | meant):
             useless.append(facts[host.rank])
     if absent:
         value = absent[0].variables[variable]

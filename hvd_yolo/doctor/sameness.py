@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from hvd_yolo.doctor.facts import Facts
 from hvd_yolo.doctor.findings import Finding, on
+from hvd_yolo.doctor.routes import INTERFACE_VARIABLES
 
 # Others than these have never been seen to matter from one patch version to the next.
 _DECISIVE = ("torch", "horovod", "hvd_yolo", "cuda")
@@ -14,7 +15,8 @@ _DECISIVE = ("torch", "horovod", "hvd_yolo", "cuda")
 _OWN = re.compile(
     r"HOROVOD_(RANK|SIZE|LOCAL_|CROSS_|HOSTNAME|GLOO_RENDEZVOUS|GLOO_TIMEOUT|SECRET|THREAD_AFFINITY"
     r"|ELASTIC)|OMPI_MCA_(?!btl|pml|mtl|coll|osc|oob_tcp|opal|mpi_)|OMPI_MCA_mpi_oversubscribe"
-    r"|SLURM_|TORCHELASTIC_|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER)"
+    r"|SLURM_|TORCHELASTIC_|UCX_NET_DEVICES"
+    r"|CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|HOME|PATH|ROOT|CACHE_PATH)"
 )
 
 
@@ -37,7 +39,7 @@ def _told(facts: list[Facts], values: Sequence[str]) -> str:
         ranks.setdefault(value, []).append(found)
     parts = [
         f"{value} on rank {group[0].rank} ({group[0].host})"
-        + (f" and {len(group) - 1} others" if len(group) > 1 else "")
+        + ("", " and 1 other", f" and {len(group) - 1} others")[min(len(group), 3) - 1]
         for value, group in list(ranks.items())[:3]
     ]
     more = f", and {len(ranks) - 3} more" if len(ranks) > 3 else ""
@@ -72,9 +74,11 @@ def _code(facts: list[Facts]) -> Iterator[Finding]:
 def _interpreters(facts: list[Facts]) -> Iterator[Finding]:
     values = [found.executable for found in facts]
     odd = _odd(facts, values)
+    main = facts[0]
+    is_alike = all((f.versions, f.code) == (main.versions, main.code) for f in facts)
     if odd:
         yield on(
-            odd, "warning", "python-differs",
+            odd, "info" if is_alike else "warning", "python-differs",
             f"the interpreter: {_told(facts, values)}",
             "start the job with the full path of one Python that every host has, in place of "
             "`python`",
@@ -84,7 +88,8 @@ def _interpreters(facts: list[Facts]) -> Iterator[Finding]:
 def _variables(facts: list[Facts]) -> Iterator[Finding]:
     for name in sorted({name for found in facts for name in found.variables}):
         values = [found.variables.get(name, "not set") for found in facts]
-        odd = [] if _OWN.match(name) else _odd(facts, values)
+        is_own = _OWN.match(name) or name in INTERFACE_VARIABLES
+        odd = [] if is_own else _odd(facts, values)
         if odd:
             yield on(
                 odd, "warning", "environment-differs",

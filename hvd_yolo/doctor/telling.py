@@ -21,12 +21,12 @@ def report(found: Examination) -> str:
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """Each finding with its remedy below it, or that there is none."""
+    """Each finding with its remedy, where it has one, below it; or that nothing was found."""
     if not findings:
         return "nothing found"
     return "\n".join(
-        f"{finding.severity}: {finding.code}{_where(finding)}: {finding.what}\n"
-        f"    remedy: {finding.remedy}"
+        f"{finding.severity}: {finding.code}{_where(finding)}: {finding.what}"
+        + (f"\n    remedy: {finding.remedy}" if finding.remedy else "")
         for finding in findings
     )
 
@@ -83,16 +83,18 @@ def _link(found: Examination) -> str:
     for sample in link.samples:
         rate = ring * sample.bytes / sample.seconds / 1e6
         rows.append([_size(sample.bytes), f"{sample.seconds * 1e3:.2f}", f"{rate:.1f}"])
-    assert link.bandwidth is not None
+    rate = "too little time for the bandwidth"
+    if link.bandwidth is not None:
+        rate = f"{link.bandwidth / 1e6:.1f} MB/s"
     return (
         f"{_table(rows)}\n"
-        f"{link.size} ranks on {link.hosts} hosts: {link.bandwidth / 1e6:.1f} MB/s and "
+        f"{link.size} ranks on {link.hosts} host{'s' if link.hosts > 1 else ''}: {rate} and "
         f"{link.latency * 1e3:.2f} ms a sum"
     )
 
 
 def _size(num_bytes: int) -> str:
-    for factor, unit in ((1 << 20, "MB"), (1 << 10, "kB")):
+    for factor, unit in ((1_000_000, "MB"), (1_000, "kB")):
         if num_bytes >= factor:
             return f"{num_bytes // factor} {unit}"
     return f"{num_bytes} B"

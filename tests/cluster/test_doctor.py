@@ -127,7 +127,7 @@ def what(content, code):
 @pytest.mark.parametrize("launcher", [hosts.mpirun, hosts.horovodrun])
 def test_nothing_is_found_on_two_healthy_hosts(lab, launcher):
     data = make_set(lab.folder / "set")
-    content, told = lab.diagnose(launcher, EACH, "--data", data, "--link_seconds", 2, code=0)
+    content, told = lab.diagnose(launcher, EACH, "--data", data, "--link_seconds", 5, code=0)
     assert content["findings"] == []
     assert "nothing found" in told
     assert [rank["host"] for rank in content["ranks"]] == ["node1", "node2"]
@@ -139,6 +139,17 @@ def test_nothing_is_found_on_two_healthy_hosts(lab, launcher):
     assert link["bandwidth"] > 1e6
     assert 0 <= link["latency"] < 1
     assert len(link["samples"]) > 4
+
+
+def test_nothing_is_found_under_torchrun(tmp_path):
+    report = tmp_path / "report.json"
+    options = ["--json", str(report), "--output", str(tmp_path), "--link_seconds", "1e-3"]
+    done = run_job(2, ["-m", "hvd_yolo.doctor", *options], "torchrun")
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads(report.read_text())
+    assert content["findings"] == []
+    assert content["engine"] == {"controller": "torch.distributed", "cpu": "gloo"}
+    assert "2 ranks on 1 host: too little time for the bandwidth" in done.stdout
 
 
 def test_nothing_is_found_in_one_healthy_process(tmp_path):
@@ -158,6 +169,17 @@ def changed_copy(file, copy, old, new):
     assert old in text
     copy.write_text(text.replace(old, new, 1))
     return f"mount --bind {shlex.quote(str(copy))} {shlex.quote(str(file))}"
+
+
+def with_device(folder, name):
+    """The lines of shell that give a host a /dev with one more device."""
+    kept = " ".join(f"/dev/{n}" for n in ("null", "zero", "random", "urandom", "tty", "fd"))
+    return (
+        f"mkdir {folder}; mount -t tmpfs tmpfs {folder}; cp -a {kept} {folder}; "
+        f"mkdir -p {folder}/shm {folder}/pts {(folder / name).parent}; touch {folder / name}; "
+        f"mount --move /dev/shm {folder}/shm; mount --bind /dev/pts {folder}/pts; "
+        f"mount --rbind {folder} /dev"
+    )
 
 
 def second_venv(folder):
@@ -190,6 +212,7 @@ def test_a_host_set_up_otherwise_over_mpi(lab):
         "mkdir -p /dev/shm/hvd_yolo-0; touch /dev/shm/hvd_yolo-0/ram-pixels-640-dead.use",
         # A network card for InfiniBand, as far as the kernel's listing goes.
         "mount -t tmpfs tmpfs /sys/class; mkdir -p /sys/class/infiniband/mlx5_0",
+        with_device(lab.folder / "dev", "infiniband/uverbs0"),
     ]  # fmt: skip
     lab.on("node2", "; ".join(plants))
     lab.make_docker_bridges()
@@ -197,13 +220,14 @@ def test_a_host_set_up_otherwise_over_mpi(lab):
         "node2",
         f"""\
         PYTHON={second_venv(lab.folder / "venv")}
-        WRAPPER="faketime -f +60s"; export FAKETIME_DONT_FAKE_MONOTONIC=1
+        WRAPPER="setpriv --bounding-set -ipc_lock faketime -f +60s"
+        export FAKETIME_DONT_FAKE_MONOTONIC=1
         export HOROVOD_FUSION_THRESHOLD=1024
         ulimit -n 256; ulimit -l 64
         """,
     )
     content, told = lab.diagnose(
-        hosts.mpirun, EACH, "--data", data, "--link_seconds", 0, code=1,
+        hosts.mpirun, EACH, "--data", data, "--link_seconds", 2, code=1,
         mca=included("eth0"), OMP_NUM_THREADS="64", NCCL_SOCKET_IFNAME="docker0",
     )  # fmt: skip
     found = ranks_by_code(content)
@@ -217,6 +241,8 @@ def test_a_host_set_up_otherwise_over_mpi(lab):
         "shm-stale": [1], "open-files-low": [1], "memlock-low": [1],
         "cpu-oversubscribed": [0, 1], "interface-unreachable": [0, 1],
     }  # fmt: skip
+    # NCCL would wait for ever on docker0.
+    assert content["link"]["samples"] == []
     assert "2.1.0 on rank 1 (node2)" in what(content, "versions-differ")
     assert re.search(r"node2 is (59|60|61)\.\d s ahead", what(content, "clock-skew"))
     assert "NCCL_SOCKET_IFNAME=docker0" in what(content, "interface-unreachable")
@@ -272,7 +298,7 @@ def test_a_host_in_a_tight_container_over_gloo(lab):
 @needs_mpi
 @needs_cgroup_v1
 def test_slow_links_and_disks_an_uneven_job_and_one_name_twice(lab):
-    """Six faults at once: ranks 0 and 1 on node1, 2 on node2, 3 on node3."""
+    """Five faults at once: ranks 0 and 1 on node1, 2 on node2, 3 on node3."""
     lab.on("node2", "hostname node3")
     data = make_set(lab.folder / "set")
     lab.hosts.rate("800mbit")
@@ -284,7 +310,6 @@ def test_slow_links_and_disks_an_uneven_job_and_one_name_twice(lab):
     limit = f"mkdir {group}; echo '{line}' > {group}/blkio.throttle.read_iops_device"
     lab.on("node2", f"{mount}; {limit}")
     lab.ranks_of("node2", f"echo $$ > {group}/cgroup.procs")
-    lab.ranks_of("node3", 'WRAPPER="taskset -c 0"')
     (lab.folder / "runs").mkdir()
     lab.on("node1", f"mount -t tmpfs -o size=64m tmpfs {lab.folder}/runs")
     try:
@@ -295,9 +320,36 @@ def test_slow_links_and_disks_an_uneven_job_and_one_name_twice(lab):
     finally:
         lab.on("node2", f"rmdir {group}")
     assert ranks_by_code(content) == {
-        "hosts-uneven": [2, 3], "link-slow": [3], "data-slow": [2], "cpu-bound": [3],
-        "output-full": [0], "hostname-shared": [2, 3],
+        "hosts-uneven": [2, 3], "link-slow": [3], "data-slow": [2], "output-full": [0],
+        "hostname-shared": [2, 3],
     }  # fmt: skip
+
+
+@needs_hosts
+@needs_mpi
+def test_interfaces_of_other_names_and_networks_reach_each_other(lab):
+    """Routed hosts, as in clouds: each is alone in its network."""
+    for node, name in (("node1", "eth0"), ("node2", "lan0")):
+        address = lab.on(node, "ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*'").split()[1]
+        lab.on(node, f"ip addr flush dev eth0; ip link set eth0 down; ip link set eth0 name {name};"
+                     f"ip link set {name} up; ip addr add {address}/32 dev {name};"
+                     f"ip route add 10.77.0.0/24 dev {name} src {address}")  # fmt: skip
+    content, _ = lab.diagnose(hosts.mpirun, EACH, "--link_seconds", 1, code=0)
+    (found,) = content["findings"]
+    assert (found["code"], found["severity"]) == ("interface-none", "warning")
+    assert "NCCL_SOCKET_IFNAME=eth0,lan0" in found["remedy"]
+    assert content["link"]["samples"]
+
+
+@needs_hosts
+@needs_mpi
+def test_a_host_without_horovod_speaks_for_itself(lab):
+    package = importlib.metadata.distribution("horovod").locate_file("horovod")
+    lab.on("node2", f"mount -t tmpfs tmpfs {package}")
+    command = hosts.mpirun(EACH, ["-m", "hvd_yolo.doctor"])
+    done = lab.hosts.run("node1", command, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "not-connected on node2: rank 1: Horovod cannot be imported" in done.stdout
 
 
 @needs_hosts
@@ -323,6 +375,29 @@ def test_lonely_ranks_are_a_finding(tmp_path):
     content = json.loads(report.read_text())
     assert ranks_by_code(content) == {"not-connected": []}
     assert "promised 2 ranks, but Horovod sees 1" in what(content, "not-connected")
+
+
+def test_what_was_found_is_told_when_a_later_look_hangs(tmp_path):
+    """An image that is a pipe is waited for as a file of a dead server is."""
+    data = make_set(tmp_path / "set")
+    image = tmp_path / "set" / "images" / "0.jpg"
+    image.unlink()
+    os.mkfifo(image)
+    report = tmp_path / "report.json"
+    options = ["--data", str(data), "--json", str(report), "--timeout", "2"]
+    done = run_job(1, ["-m", "hvd_yolo.doctor", *options], OMP_NUM_THREADS="64")
+    assert done.returncode == 1
+    content = json.loads(report.read_text())
+    assert ranks_by_code(content) == {"hung": [], "cpu-oversubscribed": [0]}
+    assert f"reading --data {data} did not end" in what(content, "hung")
+    assert "or --timeout N if a host" in content["findings"][0]["remedy"]
+
+
+@needs_mpi
+def test_options_that_do_not_fit_are_code_2():
+    done = run_job(2, ["-m", "hvd_yolo.doctor", "--device", "cpu", "--comm.hierarchical", "true"])
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("comm.hierarchical: Horovod sums within a host") == 1
 
 
 def test_a_bad_option_is_code_2():
