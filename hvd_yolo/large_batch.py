@@ -6,7 +6,7 @@ SGD with momentum, or Adam. hvd.DistributedOptimizer makes a subclass and calls 
 alone, so every argument but these has a default, and what a step needs lies in the groups.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -44,10 +44,7 @@ class LARS(torch.optim.Optimizer):
         """One update; parameters without a gradient stay. Returns what `closure` gave, called with
         gradients on."""
         loss = _evaluated(closure)
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
+        for group, params in _with_gradients(self.param_groups):
             gradients = [p.grad for p in params]
             for p in params:
                 if not self.state[p]:
@@ -94,10 +91,7 @@ class LAMB(torch.optim.Optimizer):
         """One update; parameters without a gradient stay. Returns what `closure` gave, called with
         gradients on."""
         loss = _evaluated(closure)
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
+        for group, params in _with_gradients(self.param_groups):
             steps = self._adam_directions(params, group["betas"], group["eps"])
             # Before the decay: alone it would have a direction too, and the ratio make it large.
             lengths = _norms(steps) if group["layer_wise"] else None
@@ -132,6 +126,16 @@ class LAMB(torch.optim.Optimizer):
         directions = torch._foreach_div(means, [1 - betas[0] ** count for count in counts])
         torch._foreach_div_(directions, scales)
         return directions
+
+
+def _with_gradients(
+    groups: list[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+    """Each group with its parameters that have a gradient, where it has any."""
+    for group in groups:
+        params = [p for p in group["params"] if p.grad is not None]
+        if params:
+            yield group, params
 
 
 def _evaluated(closure: Callable[[], float] | None) -> float | None:

@@ -4,14 +4,15 @@ What hvd.DistributedOptimizer does for plain sums, for everything that is not on
 take two messages, torch.distributed, and updates in which a rank keeps its gradients to itself.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from hvd_yolo.config import Sharing
 
+T = TypeVar("T")
 Wait = Callable[[], Tensor]
 
 
@@ -88,10 +89,8 @@ class Bucket:
 
     def spread(self, total: Tensor) -> None:
         """Makes each parameter's gradient a view of the sum (n)."""
-        start = 0
-        for p in self.parameters:
-            p.grad = total.as_strided(p.shape, p.stride(), start)
-            start += p.numel()
+        for p, view in zip(self.parameters, views_in(total, self.parameters), strict=True):
+            p.grad = view
 
 
 class Reducer:
@@ -162,17 +161,26 @@ class Reducer:
         return bucket.whole if self.sharing == "whole" else bucket.compressor
 
 
-def equal_runs(parameters: Sequence[Tensor], count: int) -> list[list[Tensor]]:
-    """The parameters, in the order given, in at most `count` runs of about equal bytes."""
-    share = sum(p.numel() for p in parameters) / count
-    runs: list[list[Tensor]] = [[]]
+def equal_runs(items: Sequence[T], lengths: Sequence[int], count: int) -> list[list[T]]:
+    """The items, in the order given, in at most `count` runs of about equal length."""
+    share = sum(lengths) / count
+    runs: list[list[T]] = [[]]
     filled = 0
-    for p in parameters:
+    for item, length in zip(items, lengths, strict=True):
         if filled >= share * len(runs) and len(runs) < count:
             runs.append([])
-        runs[-1].append(p)
-        filled += p.numel()
+        runs[-1].append(item)
+        filled += length
     return runs
+
+
+def views_in(flat: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Each parameter's part of a bucket (n), with its shape and order in memory."""
+    views, start = [], 0
+    for p in parameters:
+        views.append(flat.as_strided(p.shape, p.stride(), start))
+        start += p.numel()
+    return views
 
 
 def in_memory_order(tensor: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ def make_reducer(
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     names = {p: name for name, p in named}
     buckets = []
-    for i, run in enumerate(equal_runs([p for _, p in reversed(named)], options.groups)):
+    trained = [p for _, p in reversed(named)]
+    for i, run in enumerate(equal_runs(trained, [p.numel() for p in trained], options.groups)):
         its_own = {names[p]: p.detach() for p in run}
         compressor = _compressor(engine, f"bucket{i}", its_own, options, kept)
         buckets.append(Bucket(run, compressor, Dense(engine, f"bucket{i}.whole")))

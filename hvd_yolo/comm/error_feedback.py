@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hvd_yolo.comm.buckets import Engine, in_memory_order
+from hvd_yolo.comm.buckets import Engine, views_in
 from hvd_yolo.comm.traffic import is_low_rank, num_kept
 
 
@@ -27,11 +27,12 @@ class ErrorFeedback:
         self._engine = engine
         self._name = name
         self._named = dict(named)
-        parts = [torch.zeros_like(p) for p in named.values()]
-        for part, key in zip(parts, named, strict=True):
+        like = next(iter(named.values()))
+        self._error = like.new_zeros(sum(p.numel() for p in named.values()))
+        for key, view in zip(named, views_in(self._error, named.values()), strict=True):
             if f"error.{key}" in kept:
-                part.copy_(kept[f"error.{key}"])
-        self._error = torch.cat([in_memory_order(part) for part in parts]) / engine.size
+                view.copy_(kept[f"error.{key}"])
+        self._error /= engine.size
 
     def rescale(self, factor: Tensor) -> None:
         """Of the gradient's unit."""
@@ -42,11 +43,8 @@ class ErrorFeedback:
         share of it."""
         total = self._engine.start_sum(self._error, f"{self._name}.error")()
         self._error = total / self._engine.size
-        parts = total.split([p.numel() for p in self._named.values()])
-        return {
-            f"error.{key}": part.as_strided(p.shape, p.stride()).clone()
-            for (key, p), part in zip(self._named.items(), map(torch.clone, parts), strict=True)
-        }
+        views = views_in(total, self._named.values())
+        return {f"error.{key}": view.clone() for key, view in zip(self._named, views, strict=True)}
 
 
 class PowerSgd(ErrorFeedback):

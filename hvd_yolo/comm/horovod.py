@@ -114,7 +114,7 @@ class HorovodComm:
             op=self._hvd.Sum,
             compression=_InHalf if options.compression == "fp16" else _InPlace,
             backward_passes_per_step=passes,
-            groups=equal_runs(trained, options.groups),
+            groups=equal_runs(trained, [p.numel() for p in trained], options.groups),
         )
         distributed.load_state_dict(optimizer.state_dict())
         return distributed

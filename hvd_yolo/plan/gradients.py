@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hvd_yolo.comm.buckets import equal_runs
 from hvd_yolo.models import YOLO, largest_stride
 
 Shape = tuple[int, ...]
@@ -51,14 +52,7 @@ def uniform_layers(num_parameters: int) -> list[Layer]:
 def group_gradients(layers: Sequence[Layer], count: int) -> list[Group]:
     """At most `count` runs of about equal length, as comm.groups makes them, the first released
     first: the backward pass goes through the layers from the last to the first."""
-    total = sum(math.prod(layer.shape) for layer in layers)
-    runs: list[list[Layer]] = [[]]
-    filled = 0
-    for layer in layers:
-        if filled >= total / count * len(runs) and len(runs) < count:
-            runs.append([])
-        runs[-1].append(layer)
-        filled += math.prod(layer.shape)
+    runs = equal_runs(layers, [math.prod(layer.shape) for layer in layers], count)
     work = sum(layer.work for layer in layers)
     groups, before = [], 0.0
     for run in runs:
