@@ -10,7 +10,7 @@ machine disturbs little. Without it a YOLO computes, and the hosts share the cor
 Root and iproute2 are needed, see tests/cluster/netlab.sh. The planner is told that the hosts share
 this machine's cores (--cores, --cores_shared_by). The one rank is measured while as many runs as
 there are cores go on beside it, so that it has what memory bandwidth a rank among others has; the
-link by a small allreduce program on two hosts, at each rate and once without a limit, where the
+link as the doctor does, on two hosts, at each rate and once without a limit, where the
 cores are the limit: that tells what a byte costs them. Over MPI the ranks poll while they wait,
 which takes cores that the planner believes free where more ranks than cores share them. Takes about
 6 minutes on idle cores, prints a table and writes benchmarks/planner.json.
@@ -19,51 +19,31 @@ which takes cores that the planner believes free where more ranks than cores sha
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
+from dataclasses import asdict
 from pathlib import Path
 from subprocess import Popen
-
-import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hvd_yolo.comm import connect
 from hvd_yolo.config import CommConfig
+from hvd_yolo.doctor.allreduce import measure
 from tests.cluster import hosts
 
 RATES = ("100mbit", "1gbit")
 SIZES = (2, 3, 4)
-# Bytes of the allreduces that the link is fitted to; the largest is a YOLOv8n's gradients.
-MESSAGES = (4, 1 << 20, 4 << 20, 12 << 20)
 # Train lines left out at the start of a run: memory is still being taken, caches are cold.
 WARMUP = 4
 
 
-def measure_link(file: str, repeats: int) -> None:
-    """The program of each rank: rank 0 writes the fit of allreduce times over bytes."""
+def measure_link(file: str, seconds: float) -> None:
+    """The program of each rank, one a host: rank 0 writes what the doctor would."""
     comm = connect(CommConfig(), "cpu")
-    seconds = []
-    for message in MESSAGES:
-        tensor = torch.ones(message // 4)
-        taken = []
-        for _ in range(repeats + 1):
-            comm.barrier()
-            started = time.monotonic()
-            comm.sum(tensor)
-            taken.append(time.monotonic() - started)
-        seconds.append(statistics.median(taken[1:]))
+    link = measure(comm, comm.size, seconds)
     if comm.is_main:
-        # Weighted, so that the small messages tell the latency and the large ones the rate.
-        slope, constant = np.polyfit(MESSAGES, seconds, 1, w=1 / np.array(seconds))
-        bandwidth = 2 * (comm.size - 1) / comm.size / slope
-        # A rank a host, see Bench.link().
-        found = {"size": comm.size, "hosts": comm.size, "bandwidth": bandwidth,
-                 "latency": max(0.0, constant), "bytes": MESSAGES, "seconds": seconds}  # fmt: skip
-        content = {"link": found, "settings": comm.settings}
+        content = {"link": asdict(link), "settings": comm.settings}
         Path(file).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -79,7 +59,8 @@ class Bench:
     def link(self, name: str, cpu: float | None) -> Path:
         """The file of a link measured on two hosts; cpu: core-seconds a byte, if known."""
         file = self._folder / f"link_{name}.json"
-        self._ranks(2, [__file__, "--link", str(file)])
+        options = ["--link", str(file), "--link_seconds", str(self._asked.link_seconds)]
+        self._ranks(2, [__file__, *options])
         content = json.loads(file.read_text())
         if cpu is not None:
             content["link"]["cpu_seconds_per_byte"] = cpu
@@ -163,10 +144,10 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=16)
     parser.add_argument("--rates", default=",".join(RATES))
     parser.add_argument("--link", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--repeats", type=int, default=5, help="allreduces of each size")
+    parser.add_argument("--link_seconds", type=float, default=20.0, help="for each link measured")
     asked = parser.parse_args()
     if asked.link:
-        measure_link(asked.link, asked.repeats)
+        measure_link(asked.link, asked.link_seconds)
         return
     if asked.paced:
         asked.model, asked.imgsz = "benchmarks.paced_detector:build", 32

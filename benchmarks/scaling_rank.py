@@ -78,12 +78,14 @@ class TimedComm:
         return self._timed(found) if name in COLLECTIVES else found
 
     @contextmanager
-    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def reduced_gradients(
+        self, optimizer: torch.optim.Optimizer, beside: Callable[[], Tensor]
+    ) -> Iterator[Tensor]:
         """See Comm; the inside is "optimizer"."""
         self._clock.enter("communication")
-        with self._comm.reduced_gradients(optimizer):
+        with self._comm.reduced_gradients(optimizer, beside) as sums:
             self._clock.enter("optimizer")
-            yield
+            yield sums
         self._clock.enter("other")
 
     def _timed(self, collective: Callable) -> Callable:

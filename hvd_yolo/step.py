@@ -86,13 +86,13 @@ class Step:
         sent_before = self._comm.sent_bytes
         state.optimizer.zero_grad()
         passes = [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
-        started = self._now()
-        with self._comm.reduced_gradients(state.optimizer):
-            # Only now: Horovod 0.28.1 stands still when another collective comes while some ranks
-            # have sent a group of gradients and others have not.
+
+        def own_sums() -> Tensor:
             sent = self._comm.sent_bytes - sent_before
-            sums = self.tally.of_update(state, passes, sent, self._comm_waited)
-            sums = sums if is_local else self._comm.sum(sums)
+            return self.tally.of_update(state, passes, sent, self._comm_waited)
+
+        started = self._now()
+        with self._comm.reduced_gradients(state.optimizer, own_sums) as sums:
             self._comm_waited = self._now() - started
             self._step(state, weight_of(sums))
         state.updates += 1
@@ -167,6 +167,7 @@ class Step:
         of wait for them."""
         counts = [float(len(batch)), float(len(batch.unreadable)), self._data_waited]
         if not len(batch) and not self._config.train.sync_bn:
+            self.tally.agree_on_terms(state, None)
             return None, counts
         # With sync_bn the others wait in each BatchNorm for this rank's share, though it be empty.
         images, targets = batch.to_model(self._comm.device, self._dtype)
@@ -174,19 +175,20 @@ class Step:
             images = images.contiguous()
         with autocast(self._config.train.amp, self._comm.device):
             losses = as_losses(state.model(images, targets), len(batch))
+        self.tally.agree_on_terms(state, losses)
         state.scaler.scale(self._divided(losses, state)).backward()
         return losses, counts
 
     def _divided(self, losses: Losses, state: TrainState) -> Tensor:
         """The scalar to back-propagate: each term divided by its weight of the last update."""
-        if state.term_names is None:
-            return losses.total() / state.loss_weights[0]
         if sorted(losses.terms) != state.term_names:
             raise InputError(
                 f"the model returned the losses {sorted(losses.terms)}, before it was "
                 f"{state.term_names}; a detector must return the same terms for every batch",
                 rank=self._comm.rank,
             )
+        if len(state.loss_weights) == 1:
+            return losses.total() / state.loss_weights[0]
         values = torch.stack([losses.terms[name] for name in state.term_names])
         return (values / state.loss_weights[1:]).sum()
 

@@ -54,7 +54,7 @@ class Tally:
         passes: losses of each micro-batch, with its images, unreadable images and seconds of wait
         for them; comm_wait: seconds of the update before, for this one's wait is not over.
         """
-        names = self._agree_on_terms(state, [losses for losses, _ in passes if losses is not None])
+        names = state.term_names or []
         counts = torch.tensor([counts for _, counts in passes], dtype=torch.float64).sum(0)
         own = torch.zeros(_TERMS + 2 * len(names), dtype=torch.float64)
         own[[_IMAGES, _UNREADABLE, _DATA_WAIT]] = counts
@@ -69,6 +69,14 @@ class Tally:
                 own[_TERMS:] += values[:-1]
                 own[_WEIGHT] += values[-1]
         return own
+
+    def agree_on_terms(self, state: TrainState, losses: Losses | None) -> None:
+        """Learns the names of the loss terms once: every rank, before each backward pass, None from
+        a rank whose share is empty."""
+        if state.term_names is None:
+            own = None if losses is None else sorted(losses.terms)
+            known = [names for names in gather_json(self._comm, own) if names is not None]
+            state.term_names = known[0] if known else None
 
     def take_in(self, state: TrainState, sums: Tensor) -> None:
         """Adds sums over all ranks.
@@ -120,17 +128,6 @@ class Tally:
                 f"loader.max_unreadable {self._max_unreadable}; each is named above: repair or "
                 "remove them, or raise the limit"
             )
-
-    def _agree_on_terms(self, state: TrainState, losses: list[Losses]) -> list[str]:
-        """The names of the loss terms; a rank whose first share is empty learns them from the
-        others."""
-        if state.term_names is None:
-            own = sorted(losses[0].terms) if losses else None
-            known = [names for names in gather_json(self._comm, own) if names is not None]
-            if not known:
-                return []
-            state.term_names = known[0]
-        return state.term_names
 
 
 def weight_of(sums: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ all of them wait.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -70,12 +70,15 @@ class Comm(Protocol):
         distribute() was told, which is so at first."""
         ...
 
-    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+    def reduced_gradients(
+        self, optimizer: torch.optim.Optimizer, beside: Callable[[], Tensor]
+    ) -> AbstractContextManager[Tensor]:
         """Inside, each p.grad is the sum over ranks and passes, and `optimizer.step()` does not
-        reduce again.
+        reduce again; gives the elementwise sum over ranks of `beside()`, which travels with the
+        gradients. Where each rank keeps its own, it keeps both.
 
-        Every rank enters once per update, also one that had no image and made no backward pass.
-        Unscale, clip and step inside.
+        `beside` is called when all else of the update is on its way. Every rank enters once per
+        update, also one that had no image and made no backward pass. Unscale, clip and step inside.
         """
         ...
 

@@ -100,9 +100,10 @@ class Reducer:
     sent in one order on all ranks, which torch.distributed asks for.
     """
 
-    def __init__(self, buckets: Sequence[Bucket], passes: int) -> None:
+    def __init__(self, engine: Engine, buckets: Sequence[Bucket], passes: int) -> None:
         self.sharing: Sharing = "compressed"
         self.is_eager = True
+        self._engine = engine
         self._buckets = list(buckets)
         self._passes = passes
         self._passes_made = {p: 0 for bucket in buckets for p in bucket.parameters}
@@ -112,20 +113,24 @@ class Reducer:
         for p in self._home:
             p.register_post_accumulate_grad_hook(self._count_pass)
 
-    def finish(self) -> None:
+    def finish(self, beside: Callable[[], Tensor]) -> Tensor:
         """Sends what is left, passes this rank did not make counting as zeros, and gives every
-        parameter the sum as its gradient; or its own, or zeros, when nothing is sent."""
+        parameter the sum as its gradient; or its own, or zeros, when nothing is sent. Returns the
+        sum of `beside()`, or its own."""
         if self.sharing != "own":
             for bucket in self._buckets[self._num_sent :]:
                 self._compressor(bucket).start(bucket.gradient())
             for bucket in self._buckets:
                 self._compressor(bucket).follow()
+            wait = start_beside(self._engine, beside())
             for bucket in self._buckets:
                 bucket.spread(self._compressor(bucket).finish())
         else:
             for p in self._home:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            wait = beside
         self._reset()
+        return wait()
 
     def rescale(self, factor: Tensor) -> None:
         """Multiplies what all compressors keep."""
@@ -159,6 +164,16 @@ class Reducer:
 
     def _compressor(self, bucket: Bucket) -> Compressor:
         return bucket.whole if self.sharing == "whole" else bucket.compressor
+
+
+def start_beside(engine: Engine, tensor: Tensor) -> Wait:
+    """The sum over ranks of what travels with an update's gradients.
+
+    By a name of its own, and of its length: what Horovod has no record of makes all ranks talk, and
+    Horovod 0.28.1 stands still when that happens while some have sent a group of gradients and
+    others have not.
+    """
+    return engine.start_sum(tensor, f"beside{len(tensor)}")
 
 
 def equal_runs(items: Sequence[T], lengths: Sequence[int], count: int) -> list[list[T]]:

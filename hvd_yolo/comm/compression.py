@@ -36,7 +36,7 @@ def make_reducer(
         its_own = {names[p]: p.detach() for p in run}
         compressor = _compressor(engine, f"bucket{i}", its_own, options, kept)
         buckets.append(Bucket(run, compressor, Dense(engine, f"bucket{i}.whole")))
-    return Reducer(buckets, passes)
+    return Reducer(engine, buckets, passes)
 
 
 def _compressor(

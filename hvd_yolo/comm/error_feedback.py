@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hvd_yolo.comm.buckets import Engine, views_in
 from hvd_yolo.comm.traffic import is_low_rank, num_kept
@@ -54,6 +55,11 @@ class PowerSgd(ErrorFeedback):
     Q = sum over ranks of M^T P, and the gradient is P Q^T; the next update starts from this Q. What
     a rank keeps is M - P (P^T M), its own part, the sums of which are the algorithm's. Parameters
     that two factors would make larger go as they are, with P.
+
+    Everything travels as float16, which buys twice the rank for the same bytes: P only has to span
+    about the right columns, and what a rank's own rounding takes from Q and from whole parameters
+    is kept too. Columns of Q are made unit vectors before the product, else its size would be that
+    of a gradient squared. A gradient beyond float16, 65504, counts as not finite.
     """
 
     def __init__(
@@ -81,44 +87,50 @@ class PowerSgd(ErrorFeedback):
     def start(self, gradient: Tensor) -> None:
         """The products P, and what is sent whole."""
         self._error += gradient
-        p = [(m @ q).flatten() for m, q in zip(self._matrices(self._error), self._q, strict=True)]
+        p = [
+            (m @ F.normalize(q, dim=0)).flatten()
+            for m, q in zip(self._matrices(self._error), self._q, strict=True)
+        ]
         whole = [self._error[start : start + length] for start, length in self._whole]
-        self._wait = self._engine.start_sum(torch.cat(p + whole), f"{self._name}.p")
+        sent = torch.cat(p + whole).half()
+        self._own_whole = sent[sum(map(len, p)) :].to(gradient, copy=True)
+        self._wait = self._engine.start_sum(sent, f"{self._name}.p")
 
     def follow(self) -> None:
         """The products Q. What the two factors hold is no longer kept."""
-        arrived = self._wait()
+        arrived = self._wait().to(self._error)
         self._is_finite = bool(arrived.isfinite().all())
         if not self._is_finite:
             return
-        rows = [num_rows for _, _, num_rows, _ in self._low]
-        lengths = [num_rows * self._rank for num_rows in rows]
-        *p, self._whole_sum = arrived.split([*lengths, len(arrived) - sum(lengths)])
+        lengths = [num_rows * self._rank for _, _, num_rows, _ in self._low]
+        *p, self._whole_sum = arrived.split([*lengths, len(self._own_whole)])
         self._p = _orthonormal([x.view(-1, self._rank) for x in p])
         matrices = self._matrices(self._error)
-        own = [m.T @ p for m, p in zip(matrices, self._p, strict=True)]
+        own = [(m.T @ p).half() for m, p in zip(matrices, self._p, strict=True)]
         for m, p, q in zip(matrices, self._p, own, strict=True):
-            m.addmm_(p, q.T, alpha=-1)
-        for start, length in self._whole:
-            self._error[start : start + length] = 0
+            m.addmm_(p, q.T.to(m), alpha=-1)
+        for whole, sent in zip(*self._wholes(self._error, self._own_whole), strict=True):
+            whole.sub_(sent)
         if own:
             sent = torch.cat([q.flatten() for q in own])
             self._wait = self._engine.start_sum(sent, f"{self._name}.q")
 
     def finish(self) -> Tensor:
         """P Q^T of every matrix, and the plain sums."""
+        if self._is_finite and self._low:
+            arrived = self._wait().to(self._error)
+            self._is_finite = bool(arrived.isfinite().all())
         if not self._is_finite:
             self._error.zero_()
             return torch.full_like(self._error, math.nan)
         total = torch.empty_like(self._error)
         if self._low:
             lengths = [columns * self._rank for _, _, _, columns in self._low]
-            self._q = [x.view(-1, self._rank) for x in self._wait().split(lengths)]
+            self._q = [x.view(-1, self._rank) for x in arrived.split(lengths)]
         for m, p, q in zip(self._matrices(total), self._p, self._q, strict=True):
             torch.mm(p, q.T, out=m)
-        lengths = [length for _, length in self._whole]
-        for (start, length), x in zip(self._whole, self._whole_sum.split(lengths), strict=True):
-            total[start : start + length] = x
+        for whole, summed in zip(*self._wholes(total, self._whole_sum), strict=True):
+            whole.copy_(summed)
         return total
 
     def settle(self) -> dict[str, Tensor]:
@@ -131,6 +143,11 @@ class PowerSgd(ErrorFeedback):
             flat[start : start + rows * columns].view(rows, columns)
             for _, start, rows, columns in self._low
         ]
+
+    def _wholes(self, flat: Tensor, sent: Tensor) -> tuple[list[Tensor], Sequence[Tensor]]:
+        """The parameters that go as they are, in the bucket and in what is sent of it."""
+        lengths = [length for _, length in self._whole]
+        return [flat[start : start + length] for start, length in self._whole], sent.split(lengths)
 
 
 class TopK(ErrorFeedback):

@@ -1,7 +1,7 @@
 """The twin that trains on many machines: Horovod over MPI, Gloo or NCCL."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_yolo.comm import launch, traffic
-from hvd_yolo.comm.buckets import Reducer, Wait, equal_runs, in_memory_order
+from hvd_yolo.comm.buckets import Reducer, Wait, equal_runs, in_memory_order, start_beside
 from hvd_yolo.comm.compression import make_reducer
 from hvd_yolo.comm.single import zero_missing_gradients
 from hvd_yolo.config import CommConfig, Sharing
@@ -125,20 +125,24 @@ class HorovodComm:
             self._reducer.sharing = sharing
 
     @contextmanager
-    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def reduced_gradients(
+        self, optimizer: torch.optim.Optimizer, beside: Callable[[], Tensor]
+    ) -> Iterator[Tensor]:
         """Waits for the sums; passes this rank did not make count as zeros."""
         if self._reducer is not None:
-            self._reducer.finish()
-            yield
+            yield self._reducer.finish(beside)
             return
         if self.size > 1:
             self._make_missing_passes()
+            self._engine.sent_bytes += self._optimizer_bytes
+            wait = start_beside(self._engine, beside())
         else:
             zero_missing_gradients(optimizer)
+            wait = beside
         optimizer.synchronize()
-        self._engine.sent_bytes += self._optimizer_bytes
+        total = wait()
         with optimizer.skip_synchronize():
-            yield
+            yield total
 
     def rescale_unsent(self, factor: Tensor) -> None:
         """Passed on to the reducer; plain sums keep nothing."""

@@ -1,6 +1,6 @@
 """The twin for one process: no Horovod, no MPI, and the same code everywhere else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -39,10 +39,12 @@ class SingleComm:
     def share_gradients(self, sharing: Sharing) -> None:
         """This rank's own gradients are the sums."""
 
-    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+    def reduced_gradients(
+        self, optimizer: torch.optim.Optimizer, beside: Callable[[], Tensor]
+    ) -> AbstractContextManager[Tensor]:
         """Gradients are whole already; a parameter without one gets zeros, as on many ranks."""
         zero_missing_gradients(optimizer)
-        return nullcontext()
+        return nullcontext(beside())
 
     def rescale_unsent(self, factor: Tensor) -> None:
         """Nothing was left unsent."""

@@ -1,7 +1,7 @@
 """The twin over torch.distributed, under torchrun: Gloo on the CPU, NCCL on GPUs, no Horovod."""
 
 import atexit
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -82,10 +82,11 @@ class TorchComm:
         self._reducer.sharing = sharing
 
     @contextmanager
-    def reduced_gradients(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def reduced_gradients(
+        self, optimizer: torch.optim.Optimizer, beside: Callable[[], Tensor]
+    ) -> Iterator[Tensor]:
         """Waits for the sums."""
-        self._reducer.finish()
-        yield
+        yield self._reducer.finish(beside)
 
     def rescale_unsent(self, factor: Tensor) -> None:
         """Passed on to the reducer."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 FLOAT_BYTES = 4
+HALF_BYTES = 2
 
 
 def sum_bytes(num_bytes: float, size: int) -> float:
@@ -47,15 +48,15 @@ def update_bytes(
     """Bytes each rank sends for the float32 gradients of parameters of these shapes, headers of
     messages left out.
 
-    none: 4 bytes a weight. fp16 and bf16: 2. powersgd: 4 bytes an entry of the two factors of each
-    matrix, and 4 a weight of whatever is no larger than its factors (Vogels et al. 2019). topk: the
+    none: 4 bytes a weight. fp16 and bf16: 2. powersgd: 2 bytes an entry of the two factors of each
+    matrix, and 2 a weight of whatever is no larger than its factors (Vogels et al. 2019). topk: the
     value and the place of each entry kept, 8 bytes, to every other rank.
     """
     weights = [math.prod(shape) for shape in shapes]
     if compression == "topk":
         return gather_bytes(num_kept(sum(weights), topk_share) * 2 * FLOAT_BYTES, size)
     if compression in ("fp16", "bf16"):
-        return sum_bytes(sum(weights) * FLOAT_BYTES / 2, size)
+        return sum_bytes(sum(weights) * HALF_BYTES, size)
     if compression == "powersgd":
         sent = [
             powersgd_rank * (shape[0] + count // shape[0])
@@ -63,5 +64,5 @@ def update_bytes(
             else count
             for shape, count in zip(shapes, weights, strict=True)
         ]
-        return sum_bytes(sum(sent) * FLOAT_BYTES, size)
+        return sum_bytes(sum(sent) * HALF_BYTES, size)
     return sum_bytes(sum(weights) * FLOAT_BYTES, size)

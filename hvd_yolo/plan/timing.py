@@ -146,8 +146,8 @@ def predict(
     bytes_of_gradients = 4 * sum(math.prod(s) for group in work.groups for s in group.shapes)
     compute += stolen + compression.seconds * bytes_of_gradients * slow / every
     wait = alone * _spread(work, cluster, size) / math.sqrt(every)
-    # The sums of the losses go around once more, after the gradients.
-    sums = (pace.start + 2 * (size - 1) * pace.latency) / every
+    # The sums of the losses travel beside the last gradients: a ring of their own.
+    sums = 2 * (size - 1) * pace.latency / every
     total = compute + wait + exposed + sums
     return Prediction(size, compression.name, reduction, total, exposed, wait, sent / every)
 

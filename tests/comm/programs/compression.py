@@ -13,6 +13,7 @@ from hvd_yolo.config import CommConfig
 
 LOSSLESS = ("none", "fp16", "bf16")
 FEEDBACK = ("powersgd", "topk")
+BESIDE = torch.tensor([1.0, 0.5], dtype=torch.float64)
 
 
 class Layers(nn.Module):
@@ -47,7 +48,7 @@ class Job:
         self.optimizer.zero_grad()
         if own is not None:
             sum((p * g).sum() for p, g in zip(self.parameters, own, strict=True)).backward()
-        with self.comm.reduced_gradients(self.optimizer):
+        with self.comm.reduced_gradients(self.optimizer, BESIDE.clone) as self.beside:
             return [p.grad.clone() for p in self.parameters]
 
 
@@ -70,13 +71,15 @@ def check_rounding(comm, compression, bound):
     for update in range(3):
         found = job.share(gradients(comm.rank, update))
         check_equal_on_all_ranks(comm, found)
+        assert job.beside.tolist() == [1.0 * comm.size, 0.5 * comm.size]
         error = joined(found) - true_sum(comm, update)
         assert float(error.abs().max()) <= bound * float(true_sum(comm, update).abs().max())
     assert comm.settle_compression() == {}
 
 
 def check_nothing_is_lost(comm, compression):
-    """What has arrived and what is kept add up to all that was given, also of idle ranks."""
+    """What has arrived and what is kept add up to all that was given, also of idle ranks; but for
+    what an engine that adds in float16 rounds away."""
     options = CommConfig(compression=compression, groups=2, powersgd_rank=2, topk_share=0.05)
     job = Job(comm, options)
     given, arrived = 0.0, 0.0
@@ -91,7 +94,8 @@ def check_nothing_is_lost(comm, compression):
     check_equal_on_all_ranks(comm, [kept[name] for name in sorted(kept)])
     errors = joined(kept[f"error.{name}"] for name, _ in job.model.named_parameters())
     assert float(errors.abs().max()) > 0.1
-    assert torch.allclose(arrived + errors, given, atol=2e-4)
+    bound = 1e-2 if compression == "powersgd" else 2e-4
+    assert torch.allclose(arrived + errors, given, atol=bound)
     return job, options, kept
 
 
@@ -106,7 +110,7 @@ def check_goes_on_from_a_checkpoint(comm, compression):
 
 
 def check_low_rank_sums_are_exact(comm):
-    """A matrix of rank 2 goes through factors of rank 2 whole."""
+    """A matrix of rank 2 goes through factors of rank 2 whole, to the precision of float16."""
     generator = torch.Generator().manual_seed(7)
     left = torch.randn(40, 2, generator=generator)
     right = torch.randn(2, 30, generator=generator)
@@ -115,7 +119,8 @@ def check_low_rank_sums_are_exact(comm):
     job = Job(comm, CommConfig(compression="powersgd", powersgd_rank=2))
     found = job.share(own)
     ranks = comm.size * (comm.size + 1) / 2
-    assert torch.allclose(found[2], ranks * left @ right, rtol=1e-4, atol=1e-4)
+    expected = ranks * left @ right
+    assert float((found[2] - expected).abs().max()) < 2e-3 * float(expected.abs().max())
     assert not joined([found[0], found[1], found[3]]).any()
 
 
@@ -148,7 +153,7 @@ def check_passes(comm):
     for number in range(2 if comm.rank else 1):
         own = gradients(comm.rank, number)
         sum((p * g).sum() for p, g in zip(job.parameters, own, strict=True)).backward()
-    with comm.reduced_gradients(job.optimizer):
+    with comm.reduced_gradients(job.optimizer, BESIDE.clone):
         found = joined([p.grad for p in job.parameters])
     expected = true_sum(comm, 0) + true_sum(comm, 1) - joined(gradients(0, 1))
     assert float((found - expected).abs().max()) < 0.01 * float(expected.abs().max())
@@ -161,6 +166,7 @@ def check_own_gradients(comm):
     own = gradients(comm.rank, 0)
     assert torch.equal(joined(job.share(own)), joined(own))
     assert not joined(job.share(None)).any()
+    assert torch.equal(job.beside, BESIDE)
     comm.share_gradients("whole")
     assert torch.allclose(joined(job.share(own)), true_sum(comm, 0), atol=1e-5)
 

@@ -81,7 +81,8 @@ def check_optimizer(comm, layout, momentum):
         for piece in (own[:4], own[4:]):
             if piece:
                 loss_of(model, piece).backward()
-        with comm.reduced_gradients(optimizer):
+        with comm.reduced_gradients(optimizer, lambda: torch.tensor([1.0, comm.rank])) as beside:
+            assert beside.tolist() == [comm.size, comm.size * (comm.size - 1) / 2]
             for p, q in zip(model.parameters(), reference.parameters(), strict=True):
                 assert torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-12)
             optimizer.step()
