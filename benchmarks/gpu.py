@@ -41,6 +41,7 @@ from hvd_yolo.models import largest_stride
 from hvd_yolo.pace import make_pace
 from hvd_yolo.state import new_state, share_state
 from hvd_yolo.step import Step
+from hvd_yolo.stopping import StopRequest
 
 BIN = Path(sys.executable).parent
 MODELS = "yolov8n,yolov8s,yolov8m,yolov8l,yolov8x"
@@ -93,7 +94,7 @@ def our_rank(asked: dict[str, Any], options: list[str]) -> None:
     state = new_state(config, len(train_set.names), comm.device)
     pace = make_pace(config, len(train_set), comm.size)
     share_state(state, comm)
-    step = Step(config, comm, pace)
+    step = Step(config, comm, pace, StopRequest())
     step.prepare(state)
     stride = largest_stride(state.model)
     with ExitStack() as stack:

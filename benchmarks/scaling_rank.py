@@ -33,6 +33,7 @@ from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.precision import autocast, choose_amp
 from hvd_yolo.state import TrainState, new_state, share_state
 from hvd_yolo.step import Step
+from hvd_yolo.stopping import StopRequest
 
 COLLECTIVES = ("sum", "mean", "gather", "broadcast", "barrier", "adasum")
 PHASES = ("data", "forward", "loss", "backward", "communication", "optimizer", "other")
@@ -103,7 +104,7 @@ class TimedStep(Step):
     """The real step, telling a clock where it is."""
 
     def __init__(self, config: Config, comm: Comm, pace: Pace, clock: Clock) -> None:
-        super().__init__(config, TimedComm(comm, clock), pace)
+        super().__init__(config, TimedComm(comm, clock), pace, StopRequest())
         self._clock = clock
         self.images = 0
 

@@ -30,6 +30,7 @@ from hvd_yolo.pace import make_pace
 from hvd_yolo.precision import choose_amp, has_bf16
 from hvd_yolo.state import new_state
 from hvd_yolo.step import Step
+from hvd_yolo.stopping import StopRequest
 
 # Both programs take pixels, images, threads and steps, and print the seconds of each step.
 FOLDER = str(Path(__file__).parent)
@@ -103,7 +104,7 @@ def our_steps() -> None:
     layout = "channels_last" if options.train.channels_last else "contiguous"
     print("CHOSE", options.train.amp, layout, *comm.settings, flush=True)
     state = new_state(options, 80, comm.device)
-    step = Step(options, comm, make_pace(options, 10**6, 1))
+    step = Step(options, comm, make_pace(options, 10**6, 1), StopRequest())
     step.prepare(state)
     batches = itertools.repeat(MadeBatch(count, size))
     for _ in range(steps):

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from hvd_yolo.comm import launch
-from hvd_yolo.errors import InputError
+from hvd_yolo.errors import InputError, Stopped
+from hvd_yolo.stopping import EXIT_CODE
 
 T = TypeVar("T")
 
@@ -56,7 +58,7 @@ def output_file(option: str, name: str) -> Iterator[Path]:
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a verb's main on the command line: exit code 0 when done, 2 for an InputError told in
-    one message."""
+    one message, 75 for a run that was stopped on request."""
     # What all ranks find alike is said by rank 0; what is an error on one rank is said by that
     # rank.
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
@@ -71,3 +73,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             time.sleep(3)
         print(f"hvd_yolo: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except Stopped as stopped:
+        if launch.launched_rank() == 0:
+            print(f"hvd_yolo: {stopped}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_CODE)
+    except Exception:
+        # The traceback that follows may be one of many, and the launcher says of none whose it is.
+        if launch.promised() is not None:
+            rank = f"rank {launch.launched_rank()} on {socket.gethostname()}"
+            print(f"hvd_yolo: {rank} failed:", file=sys.stderr, flush=True)
+        raise

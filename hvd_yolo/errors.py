@@ -19,5 +19,9 @@ class OptionError(InputError):
     """Options that no launch, or not this one, can serve: nothing is wrong with the hosts."""
 
 
+class Stopped(Exception):
+    """The run was asked to stop, and all that it has come to is saved: exit code 75."""
+
+
 class MissingSplit(InputError):
     """A data set that has no split of the name asked for; it may have others."""

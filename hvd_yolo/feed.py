@@ -23,6 +23,7 @@ from hvd_yolo.data.order import Order
 from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.memory import free_on_host
 from hvd_yolo.pace import Pace
+from hvd_yolo.watchdog import marked
 
 
 def kept(
@@ -79,7 +80,8 @@ def open_training(
         train_set, config.augment, order, pace.dealing, start, comm.rank, pace.closing_epoch
     )
     num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
-    return training_batches(inputs, num_workers, config.loader.prefetch, comm.device)
+    batches = training_batches(inputs, num_workers, config.loader.prefetch, comm.device)
+    return marked(batches, comm, "an update")
 
 
 def open_validation(
@@ -93,7 +95,7 @@ def open_validation(
 
     def validate(model: nn.Module) -> Evaluation:
         """The model's score on the validation split."""
-        return evaluate(model, val_set, batches, comm, options)
+        return evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
 
     return validate
 

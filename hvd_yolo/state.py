@@ -25,7 +25,8 @@ class TrainState:
     update's losses, the main one and then one a term once those are known, which scale the next;
     unreadable counts the images of this epoch that could not be read; term_names are those of the
     loss; window holds the sums of the progress line under way; compression is what
-    Comm.settle_compression() returned last.
+    Comm.settle_compression() returned last; is_evaluation_due: an epoch has ended whose evaluation
+    is not done.
     """
 
     model: nn.Module
@@ -41,10 +42,11 @@ class TrainState:
     window: Tensor | None = None
     term_names: list[str] | None = None
     compression: dict[str, Tensor] = field(default_factory=dict)
+    is_evaluation_due: bool = False
 
     _COUNTERS = (
         "epoch", "images_seen", "updates", "unreadable", "best", "loss_weights", "window",
-        "term_names", "compression",
+        "term_names", "compression", "is_evaluation_due",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

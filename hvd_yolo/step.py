@@ -17,17 +17,23 @@ from hvd_yolo.models.losses import Losses, as_losses
 from hvd_yolo.pace import Pace
 from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
-from hvd_yolo.tally import Tally, next_weights, weight_of
+from hvd_yolo.stopping import StopRequest
+from hvd_yolo.tally import Tally, next_weights, weight_of, wishes_in
 
 
 class Step:
     """Makes updates on a TrainState; `grad_norm` tells about the last one, `tally` about those
-    since the last line of progress."""
+    since the last line of progress; is_stop_asked and is_save_asked what any rank wished in it,
+    with comm.sync_every in a round of updates."""
 
-    def __init__(self, config: Config, comm: Comm, pace: Pace) -> None:
+    def __init__(self, config: Config, comm: Comm, pace: Pace, stop: StopRequest) -> None:
         self._config = config
         self._comm = comm
         self._pace = pace
+        self._stop = stop
+        self.is_stop_asked = False
+        self.is_save_asked = False
+        self._settled = time.monotonic()
         self._dtype = getattr(torch, config.train.dtype)
         self._rounds = LocalRounds(config.comm, comm)
         self.tally = Tally(comm, config.loader.max_unreadable)
@@ -88,20 +94,23 @@ class Step:
         passes = [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
 
         def own_sums() -> Tensor:
+            """This rank's part of what is summed beside the gradients."""
             sent = self._comm.sent_bytes - sent_before
-            return self.tally.of_update(state, passes, sent, self._comm_waited)
+            return self.tally.of_update(state, passes, sent, self._comm_waited, self._wishes())
 
         started = self._now()
         with self._comm.reduced_gradients(state.optimizer, own_sums) as sums:
             self._comm_waited = self._now() - started
             self._step(state, weight_of(sums))
         state.updates += 1
+        self.is_stop_asked, self.is_save_asked = False, False
         if is_local:
             started = time.monotonic()
             self._end_local(state, sums)
             self._comm_waited = time.monotonic() - started
         else:
             state.loss_weights = next_weights(state, sums)
+            self.is_stop_asked, self.is_save_asked = wishes_in(sums)
             self.tally.take_in(state, sums)
         state.images_seen += dealing.images_of_update(state.images_seen)
         if state.images_seen == dealing.num_images:
@@ -114,6 +123,7 @@ class Step:
 
     def settle(self, state: TrainState) -> None:
         """Makes the state one for all ranks, as evaluation and checkpoints need it; every rank."""
+        self._settled = time.monotonic()
         self.tally.share(state)
         self._rounds.settle(state)
         state.compression = self._comm.settle_compression()
@@ -142,9 +152,18 @@ class Step:
         they are known."""
         is_round_over = state.updates % self._config.comm.sync_every == 0
         if is_round_over or len(state.loss_weights) == 1:
-            state.loss_weights = next_weights(state, self._comm.sum(sums))
+            shared = self._comm.sum(sums)
+            state.loss_weights = next_weights(state, shared)
+            self.is_stop_asked, self.is_save_asked = wishes_in(shared)
         sent = self._rounds.meet(state) if is_round_over else 0
         self.tally.keep_own(sums, sent)
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """What this rank wishes: to stop, to write a checkpoint. Clocks differ, so that of rank 0
+        counts."""
+        minutes = self._config.checkpoint.every_minutes
+        is_save_due = minutes > 0 and time.monotonic() - self._settled > 60 * minutes
+        return bool(self._stop.reason), is_save_due and self._comm.is_main
 
     def _now(self) -> float:
         """The time at which the device has done what it was told, where ranks wait for ranks."""

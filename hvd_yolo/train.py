@@ -5,30 +5,35 @@ horovodrun -np 16 -H node1:8,node2:8 python -m hvd_yolo.train --data coco.yaml -
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 
 from hvd_yolo import checkpoint, cli, feed
 from hvd_yolo.autobatch import find_batch_size
-from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, launch
-from hvd_yolo.comm.traffic import update_bytes
+from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, gather_json, launch
 from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
-from hvd_yolo.errors import InputError
+from hvd_yolo.errors import InputError, Stopped
 from hvd_yolo.models import YOLO, largest_stride
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.trial import try_detector
-from hvd_yolo.pace import Pace, make_pace
+from hvd_yolo.pace import make_pace
 from hvd_yolo.precision import choose_amp
+from hvd_yolo.processes import end_with_launcher
 from hvd_yolo.report import Report, environment, slow_data_remedy
+from hvd_yolo.report.banner import banner
+from hvd_yolo.saving import Checkpoints
 from hvd_yolo.state import TrainState, new_state, share_state
 from hvd_yolo.step import Step
+from hvd_yolo.stopping import StopRequest
+from hvd_yolo.watchdog import watched
 from hvd_yolo.weights import load_weights
 
 logger = logging.getLogger("hvd_yolo.train")
@@ -50,67 +55,77 @@ def fit(
     val_set: Dataset | None,
     report: Report,
     folder: Path,
+    stop: StopRequest,
 ) -> TrainState:
-    """Trains `state` to the end of its run; every rank calls it with the same config and data.
+    """Trains `state` to the end of its run; every rank calls it with the same config and data,
+    inside stop.deferred().
 
     The state of rank 0 counts, whatever the others bring. Rank 0 writes last.pt, best.pt and the
-    epochs to keep into `folder`.
+    epochs to keep into `folder`. Raises Stopped on all ranks, with all saved, when any of them was
+    asked to stop.
     """
     pace = make_pace(config, len(train_set), comm.size)
     share_state(state, comm)
-    step = Step(config, comm, pace)
+    step = Step(config, comm, pace, stop)
     step.prepare(state)
 
     order = feed.make_order(config, comm, train_set, pace, largest_stride(state.model))
     start = (state.epoch, state.images_seen)
     batches = feed.open_training(config, comm, train_set, order, pace, start)
     validate = feed.open_validation(config, comm, val_set) if val_set else None
+    checkpoints = Checkpoints(folder, config, train_set, comm, report, stop)
 
     report.resumed_at(state.updates)
-    while not pace.is_over(state.epoch, state.updates):
+    while True:
+        if state.is_evaluation_due and validate:
+            with stop.at_once():
+                found = validate(state.ema.module)
+            report.evaluation(_epochs(state, train_set), state.updates, found)
+            state.is_evaluation_due = False
+            is_best = found.metrics["AP"] > state.best
+            state.best = max(found.metrics["AP"], state.best)
+            checkpoints.save(state, is_best)
+        if pace.is_over(state.epoch, state.updates):
+            checkpoints.settle()
+            return state
+
         rate = step.update(state, batches)
 
         is_last = pace.is_over(state.epoch, state.updates)
         has_ended_epoch = state.images_seen == 0
-        epochs_seen = state.epoch + state.images_seen / len(train_set)
         if is_last or _is_due(state.updates, config.report.every):
-            window = step.tally.close_window(state)
-            report.train(epochs_seen, state.updates, rate, float(step.grad_norm), window)
-
-        if is_last or has_ended_epoch or _is_due(state.updates, config.checkpoint.every_updates):
+            window, epochs = step.tally.close_window(state), _epochs(state, train_set)
+            report.train(epochs, state.updates, rate, float(step.grad_norm), window)
+        is_epoch_due = has_ended_epoch and _is_due(state.epoch, config.eval.every)
+        state.is_evaluation_due = validate is not None and (is_last or is_epoch_due)
+        is_save_due = step.is_save_asked or _is_due(state.updates, config.checkpoint.every_updates)
+        if is_last or has_ended_epoch or is_save_due or step.is_stop_asked:
             step.settle(state)
-            is_epoch_due = has_ended_epoch and _is_due(state.epoch, config.eval.every)
-            if validate and (is_last or is_epoch_due):
-                found = validate(state.ema.module)
-                report.evaluation(epochs_seen, state.updates, found)
-                if found.metrics["AP"] > state.best:
-                    state.best = found.metrics["AP"]
-                    save(folder / "best.pt", state, config, train_set, report, comm)
-            save(folder / "last.pt", state, config, train_set, report, comm)
-            if has_ended_epoch and _is_due(state.epoch, config.checkpoint.every_epochs):
-                kept = folder / f"epoch_{state.epoch:03}.pt"
-                save(kept, state, config, train_set, report, comm)
-    return state
+            checkpoints.save(state)
+        if step.is_stop_asked:
+            checkpoints.settle()
+            _stop(stop, comm, report, state.updates)
 
 
-def save(
-    file: Path, state: TrainState, config: Config, dataset: Dataset, report: Report, comm: Comm
-) -> None:
-    """Writes the state to `file` on rank 0, with all that evaluating or resuming it needs."""
-    if comm.is_main:
-        content = {
-            "config": to_yaml(config),
-            "names": list(dataset.names),
-            "category_ids": list(dataset.category_ids),
-            "weights": state.ema.module.state_dict(),
-            "training": state.state_dict(),
-            "metrics_bytes": report.metrics_bytes,
-        }
-        checkpoint.save(file, content)
+def _stop(stop: StopRequest, comm: Comm, report: Report, updates: int) -> NoReturn:
+    """Raises Stopped on all ranks, which have saved."""
+    reasons = enumerate(gather_json(comm, stop.reason))
+    rank, reason = next((rank, reason) for rank, reason in reasons if reason)
+    report.event(updates, "stopped", f"{reason} on rank {rank}")
+    raise Stopped(
+        f"stopped by {reason} on rank {rank} after update {updates}, all is saved; the same "
+        "command goes on"
+    )
 
 
 def main(argv: Sequence[str]) -> None:
     """`python -m hvd_yolo.train`: every rank runs this."""
+    with StopRequest() as stop:
+        end_with_launcher(stop)
+        _run(argv, stop)
+
+
+def _run(argv: Sequence[str], stop: StopRequest) -> None:
     # Rank 0 alone looks into the run's folder, for other hosts need not share its disk; so ranks
     # connect by what the command line says.
     said = parse_train(argv)
@@ -147,16 +162,25 @@ def main(argv: Sequence[str]) -> None:
     num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
     remedy = slow_data_remedy(config.loader.cache, num_workers)
     report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, total_updates, remedy)
-    report.say(_banner(config, comm, pace, state, train_set, val_set))
+    report.say(banner(config, comm, pace, state, train_set, val_set))
     side = feed.largest_side(config, largest_stride(state.model))
     with ExitStack() as stack:
         with agree(comm):
             train_set = feed.kept(stack, config.loader, train_set, side, comm)
             val_set = val_set and feed.kept(stack, config.loader, val_set, config.imgsz, comm)
-        fit(state, config, comm, train_set, val_set, report, folder / "checkpoints")
+        tell = partial(_tell, report, state)
+        comm = stack.enter_context(watched(comm, config.comm.stall_timeout, tell))
+        stop.max_hours = config.max_hours
+        with stop.deferred():
+            files = folder / "checkpoints"
+            fit(state, config, comm, train_set, val_set, report, files, stop)
     best = f"; best AP {state.best:.4f} in {folder}/checkpoints/best.pt" if val_set else ""
     report.say(f"done: {state.updates} updates{best}")
     report.close()
+
+
+def _tell(report: Report, state: TrainState, fault: str, message: str) -> None:
+    report.event(state.updates, fault, message)
 
 
 def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
@@ -166,7 +190,7 @@ def _settle(config: Config, comm: Comm) -> tuple[Config, bool]:
         config.output = str(cli.next_free("exp"))
     train = config.train
     train.amp = choose_amp(train.amp, train.dtype, config.model, comm.device)
-    is_resumed = bool(config.resume) and _last(config).is_file()
+    is_resumed = bool(config.resume) and checkpoint.is_there(_last(config))
     said = json.dumps({"config": to_yaml(config), "is_resumed": is_resumed})
     heard = json.loads(broadcast_bytes(comm, said.encode()))
     return from_yaml(heard["config"]), heard["is_resumed"]
@@ -191,7 +215,7 @@ def _last(config: Config) -> Path:
 def _restore(state: TrainState, config: Config, is_resumed: bool) -> int:
     """Loads what the run starts from, on rank 0, and returns how much of metrics.jsonl stays."""
     if is_resumed:
-        content = checkpoint.load(_last(config))
+        content = checkpoint.load_newest(_last(config))
         state.load_state_dict(content["training"])
         return content["metrics_bytes"]
     if config.weights:
@@ -214,58 +238,9 @@ def _fit_anchors(state: TrainState, config: Config, comm: Comm, train_set: Datas
     state.ema.module.load_state_dict(state.model.state_dict())
 
 
-def _banner(
-    config: Config,
-    comm: Comm,
-    pace: Pace,
-    state: TrainState,
-    train_set: Dataset,
-    val_set: Dataset | None,
-) -> str:
-    loader = config.loader
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
-    staged = f", files staged in {loader.stage}" if loader.stage else ""
-    num_parameters = sum(p.numel() for p in state.model.parameters())
-    evaluated = f", {len(val_set)} to evaluate" if val_set else ""
-    settings = " ".join(f"{name}={value}" for name, value in comm.settings.items())
-    went_on = f"goes on after update {state.updates}\n" if state.updates else ""
-    return (
-        f"run: {config.output}\n"
-        f"model: {config.model}, {num_parameters:,} parameters, {config.imgsz} pixels, "
-        f"{config.train.dtype if config.train.amp == 'none' else config.train.amp}"
-        f"{', channels_last' if config.train.channels_last else ''}\n"
-        f"data: {config.data}, {len(train_set)} images to train on{evaluated}, "
-        f"{len(train_set.names)} classes\n"
-        f"ranks: {comm.size} by {comm.name} on {comm.device.type}, {torch.get_num_threads()} "
-        f"threads each"
-        f"{', ' + settings if settings else ''}\n"
-        f"{_wire(config, comm, state)}"
-        f"loader: {num_workers or 'no'} worker processes a rank, cache {loader.cache}{staged}\n"
-        f"{pace.banner()}\n{went_on}"
-    ).rstrip()
-
-
-def _wire(config: Config, comm: Comm, state: TrainState) -> str:
-    """The banner's line on what ranks send, empty for one rank."""
-    if comm.size == 1:
-        return ""
-    options = config.comm
-    shapes = [p.shape for p in state.model.parameters() if p.requires_grad]
-    rank, share = options.powersgd_rank, options.topk_share
-    sent = update_bytes(shapes, comm.size, options.compression, rank, share) / 1e6
-    if options.shares_every_update:
-        what = {
-            "none": "gradients",
-            "powersgd": f"gradients by PowerSGD of rank {rank}",
-            "topk": f"the largest {share:.2%} of the gradients",
-        }.get(options.compression, f"gradients in {options.compression}")
-        line = f"{sent:.3g} MB an update, {what}"
-    else:
-        every = f"every {options.sync_every} updates" if options.sync_every > 1 else "an update"
-        means = "Adasum" if options.op == "adasum" else "local SGD"
-        line = f"{sent:.3g} MB {every}, weights by {means}"
-    is_later = options.sharing_at(0) != options.sharing_at(math.inf)
-    return f"sent by a rank: {line}{f' after {options.warmup:g} epochs' if is_later else ''}\n"
+def _epochs(state: TrainState, train_set: Dataset) -> float:
+    """Passes over the data so far."""
+    return state.epoch + state.images_seen / len(train_set)
 
 
 def _is_due(count: int, every: int) -> bool:

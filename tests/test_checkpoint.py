@@ -1,4 +1,6 @@
+import os
 import pickle
+import subprocess
 
 import pytest
 import torch
@@ -60,3 +62,68 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
         write({"format": Bomb()}, file)
         with pytest.raises(InputError, match="cannot be read"):
             checkpoint.load(file)
+
+
+def test_so_many_are_kept_and_a_damaged_one_is_passed_over(tmp_path, caplog):
+    file = tmp_path / "last.pt"
+    for number in range(5):
+        checkpoint.save(file, content(metrics_bytes=number), keep=3)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["last-1.pt", "last-2.pt", "last.pt"]
+    kept = [checkpoint.load(tmp_path / name)["metrics_bytes"] for name in names]
+    assert kept == [3, 2, 4]
+    # One bit, in the midst of the weights.
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"last\.pt cannot be read: .* is damaged"):
+        checkpoint.load(file)
+    assert checkpoint.load_newest(file)["metrics_bytes"] == 3
+    assert "last.pt cannot be read" in caplog.text
+    assert "going on from" in caplog.text
+    (tmp_path / "last-1.pt").write_bytes(b"")
+    file.unlink()
+    assert checkpoint.is_there(file)
+    assert checkpoint.load_newest(file)["metrics_bytes"] == 2
+    (tmp_path / "last-2.pt").unlink()
+    with pytest.raises(InputError, match=r"last\.pt: no such file; .*last-1\.pt"):
+        checkpoint.load_newest(file)
+
+
+def test_a_checkpoint_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    for name in ("last.pt", ".last.pt.writing"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    checkpoint.save(tmp_path / "last.pt", content())
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "last.pt").is_symlink()
+    assert (tmp_path / "last.pt").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 40 MB: three checkpoints of a YOLOv8n."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", mounted], check=True)
+    yield mounted
+    subprocess.run(["umount", mounted], check=True)
+
+
+def test_a_full_disk_is_told_with_what_is_needed(small_disk):
+    file = small_disk / "last.pt"
+    checkpoint.save(file, content(metrics_bytes=1), keep=2)
+    (small_disk / "filler").write_bytes(bytes(22_000_000))
+    message = r"last\.pt cannot be written: No space left .*; it needs 12 MB, and \d+ MB are free"
+    with pytest.raises(InputError, match=message):
+        checkpoint.save(file, content(metrics_bytes=2), keep=2)
+    assert checkpoint.load(file)["metrics_bytes"] == 1
+    assert sorted(file.name for file in small_disk.iterdir()) == ["filler", "last.pt"]
+    # The oldest makes room for the newest.
+    (small_disk / "filler").write_bytes(bytes(10_000_000))
+    for number in (3, 4):
+        checkpoint.save(file, content(metrics_bytes=number), keep=2)
+    assert checkpoint.load(file)["metrics_bytes"] == 4
+    assert checkpoint.load(small_disk / "last-1.pt")["metrics_bytes"] == 3

@@ -34,7 +34,8 @@ def test_a_run_writes_its_files(tmp_path):
     names = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "checkpoints/best.pt",
-        "checkpoints/last.pt", "checkpoints/epoch_001.pt", "checkpoints/epoch_002.pt",
+        "checkpoints/last.pt", "checkpoints/last-1.pt", "checkpoints/epoch_001.pt",
+        "checkpoints/epoch_002.pt",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     kinds = [line["kind"] for line in lines]

@@ -5,6 +5,7 @@ The only place that reads the environment of horovodrun, mpirun, srun and torchr
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +34,12 @@ _VARIABLES = (
 )
 
 
-def promised() -> Launch | None:
-    """Rank and size as the launcher's environment tells them, or None when nothing launched this
-    process."""
+def promised(environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """Rank and size as the launcher tells them in the environment of a process, of this one by
+    itself, or None when nothing launched it."""
     for launcher, rank, size in _VARIABLES:
-        if rank in os.environ and size in os.environ:
-            return Launch(launcher, int(os.environ[rank]), int(os.environ[size]))
+        if rank in environment and size in environment:
+            return Launch(launcher, int(environment[rank]), int(environment[size]))
     return None
 
 

@@ -113,6 +113,8 @@ class CommConfig:
             every so many updates; momenta stay each rank's own and are averaged at checkpoints.
         warmup: epochs of ordinary updates before local SGD, powersgd or topk begins; the first
             gradients are the largest and the least alike (Lin et al. 2018, 2020).
+        stall_timeout: seconds that ranks wait for one that stands still before it is named, with
+            what it does, and the job ends; 0: for ever.
         op: average, or adasum (Maleki et al. 2021; Horovod over MPI): what each rank's update
             changes is put together by Adasum, and the rate is not multiplied by the ranks.
     """
@@ -124,10 +126,11 @@ class CommConfig:
     hierarchical: bool = False
     timeline: str = ""
     compression: Literal["none", "fp16", "bf16", "powersgd", "topk"] = "none"
-    powersgd_rank: int = 4
+    powersgd_rank: int = 8
     topk_share: float = 0.01
     sync_every: int = 1
     warmup: float = 3.0
+    stall_timeout: float = 300.0
     op: Literal["average", "adasum"] = "average"
 
     @property
@@ -158,11 +161,17 @@ class CheckpointConfig:
         every_updates: also write last.pt every so many updates; 0 writes it at the end of each
             epoch only. Ranks that keep something to themselves (comm.sync_every, powersgd, topk)
             put it together there.
+        every_minutes: also after so many minutes without, at the end of an update; 0: never.
         every_epochs: also keep epoch_NNN.pt every so many epochs; 0 keeps none.
+        keep: so many of last.pt: that one, last-1.pt and so on, in case a disk damages one.
+        on_failure: what a full disk does: stop, or go_on with the checkpoint before.
     """
 
     every_updates: int = 0
+    every_minutes: float = 0.0
     every_epochs: int = 0
+    keep: int = 2
+    on_failure: Literal["stop", "go_on"] = "stop"
 
 
 @dataclass
@@ -222,6 +231,8 @@ class Config:
         global_batch: images per update over all ranks, whatever their number; 0: batch_size x ranks
             x train.accumulate.
         max_updates: stop after so many updates; 0: no limit.
+        max_hours: stop after so many hours of this job, as at a signal: saved, exit code 75, the
+            same command goes on; 0: no limit.
         workers: loader processes a rank; -1: from the CPUs there are.
         device: auto, cpu or cuda; which GPU is decided by the local rank.
         seed: of initial weights, order and augmentation.
@@ -249,6 +260,7 @@ class Config:
     batch_size: int = 16
     global_batch: int = 0
     max_updates: int = 0
+    max_hours: float = 0.0
     workers: int = -1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0

@@ -20,9 +20,9 @@ _TRAIN = "hvd_yolo.train"
 
 # Keys that may change on resume: they move no weight. Whole sections end with a dot.
 _FREE_ON_RESUME = (
-    "output", "resume", "override", "workers", "device",
+    "output", "resume", "override", "workers", "device", "max_hours",
     "loader.", "checkpoint.", "eval.", "report.", "comm.backend", "comm.groups", "comm.cycle_ms",
-    "comm.fusion_mb", "comm.hierarchical", "comm.timeline",
+    "comm.fusion_mb", "comm.hierarchical", "comm.timeline", "comm.stall_timeout",
 )  # fmt: skip
 # But where ranks keep something to themselves, these say when they put it together.
 _WHERE_RANKS_MEET = ("checkpoint.every_updates", "comm.groups")
@@ -207,11 +207,15 @@ def _check_local_updates(config: Config) -> None:
 # Least and most; a perspective beyond 0.001 or a zoom to nothing turns pictures inside out.
 _RANGES = {
     "imgsz": (0, math.inf), "epochs": (1, 1 << 24), "batch_size": (1, math.inf),
-    "global_batch": (0, math.inf), "max_updates": (0, math.inf), "workers": (-1, math.inf),
+    "global_batch": (0, math.inf), "max_updates": (0, math.inf), "max_hours": (0, math.inf),
+    "checkpoint.every_updates": (0, math.inf), "checkpoint.every_minutes": (0, math.inf),
+    "checkpoint.every_epochs": (0, math.inf), "checkpoint.keep": (1, math.inf),
+    "workers": (-1, math.inf),
     "seed": (0, (1 << 63) - 1), "train.accumulate": (1, math.inf), "comm.groups": (1, math.inf),
     "comm.cycle_ms": (0, math.inf), "comm.fusion_mb": (0, math.inf),
     "comm.powersgd_rank": (1, math.inf), "comm.topk_share": (1e-6, 1),
     "comm.sync_every": (1, math.inf), "comm.warmup": (0, math.inf),
+    "comm.stall_timeout": (0, math.inf),
     "optim.trust_coefficient": (0, math.inf), "optim.lamb_eps": (0, math.inf),
     "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
     "report.every": (1, math.inf), "eval.every": (0, math.inf), "eval.batch_size": (0, math.inf),

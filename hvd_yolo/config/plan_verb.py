@@ -90,7 +90,7 @@ class PlanConfig:
     jitter: float = -1.0
     overhead: float = -1.0
     compression: Literal["all", "none", "fp16", "bf16", "powersgd", "topk"] = "all"
-    powersgd_rank: PositiveInt = 4
+    powersgd_rank: PositiveInt = 8
     topk_share: ClosedUnitInterval = 0.01
     sync_every: PositiveInt = 1
     cost: CostConfig = field(default_factory=CostConfig)

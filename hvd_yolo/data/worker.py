@@ -86,8 +86,10 @@ class WorkerPool:
 
 def main(connection: int, memory: int, content: int) -> None:
     """A worker: fills what it is asked for until the other end is closed."""
-    # Ctrl-C goes to the whole process group; the training process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Launchers and Ctrl-C signal the whole process group; the training process decides what it
+    # means.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     link = Connection(connection)
     try:

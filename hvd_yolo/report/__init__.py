@@ -106,6 +106,11 @@ class Report:
             self._write({**line, "seconds": found.seconds})
             self._console.evaluation(line, found.seconds)
 
+    def event(self, step: int, event: str, reason: str) -> None:
+        """What happened to the run after so many updates, in metrics.jsonl until it goes on."""
+        if self._is_main:
+            self._write({"kind": "event", "step": step, "event": event, "reason": reason})
+
     def resumed_at(self, step: int) -> None:
         """Time per update is counted from here."""
         self._last_step = step

@@ -1,0 +1,99 @@
+"""That no process outlives what it belongs to (Linux)."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from functools import cache
+
+import psutil
+
+from hvd_yolo.comm import launch
+from hvd_yolo.stopping import StopRequest
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_SECONDS_TO_END = 5.0
+# What a rank hangs on; on another host than the launcher's that is sshd.
+_LAUNCHERS = {
+    "horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "torchrun",
+    "slurmstepd", "sshd",
+}  # fmt: skip
+_SECONDS_TO_SAVE = 10.0
+
+
+def adopt_orphans() -> None:
+    """Processes whose parent ends become children of this one, if they descend from it."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """To be called between fork and exec: the process gets SIGTERM when its parent ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_all() -> None:
+    """Ends all that descends from this process: SIGTERM, and SIGKILL after 5 seconds."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while alive := psutil.Process().children(recursive=True):
+        for process in alive:
+            try:
+                if time.monotonic() > deadline:
+                    process.kill()
+                else:
+                    process.terminate()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(alive, timeout=1)
+
+
+def end_with_launcher(stop: StopRequest) -> None:
+    """From now on the end of the nearest launcher above this process, or of one between them, is a
+    request to stop; 10 seconds later it is the end."""
+    parents = psutil.Process().parents()
+    launchers = [i for i, parent in enumerate(parents) if _programs(parent) & _LAUNCHERS]
+    if launch.promised() is not None and launchers:
+        above = parents[: launchers[0] + 1]
+        threading.Thread(target=_watch, args=(above, stop), name="launcher", daemon=True).start()
+
+
+def _watch(above: list[psutil.Process], stop: StopRequest) -> None:
+    while all(map(_is_alive, above)):
+        time.sleep(1)
+    stop.ask("the end of the launcher")
+    time.sleep(_SECONDS_TO_SAVE)
+    print("hvd_yolo: the launcher has ended, and so does this rank", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _programs(process: psutil.Process) -> set[str]:
+    """The name of what a process runs, a script's included."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return {process.name()}
+    names = [os.path.basename(word) for word in words[:2]]
+    is_script = bool(names) and names[0].startswith("python")
+    # sshd writes what it does into its command line.
+    return {process.name(), *(names if is_script else names[:1])}
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc().prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

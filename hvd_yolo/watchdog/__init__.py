@@ -1,0 +1,213 @@
+"""The watchdog: every rank tells rank 0 what it does, beside the collectives, and rank 0 tells all
+who stands still. So a job that hangs ends with the name of the culprit, over Gloo, MPI and NCCL
+alike."""
+
+import faulthandler
+import logging
+import os
+import selectors
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hvd_yolo.comm import Comm
+from hvd_yolo.watchdog.channel import Line, connect
+from hvd_yolo.watchdog.judgement import Word, judge
+from hvd_yolo.watchdog.pulse import Pulse, WatchedComm, marked, pulse_of
+
+__all__ = ["Pulse", "WatchedComm", "marked", "pulse_of", "watched"]
+
+logger = logging.getLogger("hvd_yolo.watchdog")
+
+_BEAT_SECONDS = 1.0
+_STACK_SECONDS = 3.0
+
+
+@contextmanager
+def watched(comm: Comm, timeout: float, tell: Callable[[str, str], None]) -> Iterator[WatchedComm]:
+    """The comm to use inside, of which every rank's state is watched; every rank calls it.
+
+    A rank that the others have waited for longer than `timeout` seconds and that stands still is
+    named, with its Python stack, on every rank's standard error, and to `tell` (what kind of fault,
+    and the message) on rank 0; then all ranks end with exit code 1. timeout 0: not watched.
+    """
+    pulse = Pulse()
+    lines, hosts = connect(comm) if timeout and comm.size > 1 else (None, [])
+    if lines is None:
+        if timeout and comm.size > 1:
+            logger.warning(
+                "comm.stall_timeout: ranks find no way to rank 0 but the collectives', so one that "
+                "stands still will not be named; open all TCP ports between the hosts"
+            )
+        yield WatchedComm(comm, pulse)
+        return
+    watch = (_Judge if comm.is_main else _Witness)(comm, pulse, lines, hosts, timeout, tell)
+    thread = threading.Thread(target=watch.run, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield WatchedComm(comm, pulse)
+    finally:
+        watch.is_over = True
+        thread.join()
+
+
+class _Watch:
+    """The thread of a rank: a beat a second, and what others say in between."""
+
+    def __init__(
+        self,
+        comm: Comm,
+        pulse: Pulse,
+        lines: dict[int, Line],
+        hosts: list[str],
+        timeout: float,
+        tell: Callable[[str, str], None],
+    ) -> None:
+        self.is_over = False
+        self._rank = comm.rank
+        self._pulse = pulse
+        self._lines = lines
+        self._hosts = hosts
+        self._timeout = timeout
+        self._tell = tell
+        self._selector = selectors.DefaultSelector()
+        for rank, line in lines.items():
+            self._selector.register(line.connection, selectors.EVENT_READ, rank)
+
+    def run(self) -> None:
+        """Until is_over."""
+        last = time.monotonic()
+        self._beat(last)
+        while not self.is_over:
+            self._listen(_BEAT_SECONDS)
+            now = time.monotonic()
+            # This process was stopped itself, and has heard nobody for that long.
+            if now - last > 5 * _BEAT_SECONDS:
+                self._forgive(now)
+            last = now
+            self._beat(now)
+        for line in self._lines.values():
+            line.send(bye=True)
+            line.close()
+
+    def _listen(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.is_over and (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(min(left, 0.1)):
+                line = self._lines[key.data]
+                for message in line.receive():
+                    self._hear(key.data, message)
+                if not line.is_open:
+                    self._selector.unregister(line.connection)
+                    self._hear(key.data, {"end": True})
+
+    def _own_word(self, now: float) -> dict[str, Any]:
+        mark = self._pulse.mark
+        return {**mark._asdict(), "since": None, "age": now - mark.since}
+
+    def _own_stack(self) -> str:
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file)
+            file.seek(0)
+            return f"the Python stack of rank {self._rank}:\n{file.read()}"
+
+    def _end(self, message: str) -> None:
+        if not self.is_over:
+            print(f"hvd_yolo: error: {message}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def _beat(self, now: float) -> None:
+        raise NotImplementedError
+
+    def _hear(self, rank: int, message: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _forgive(self, now: float) -> None:
+        raise NotImplementedError
+
+
+class _Judge(_Watch):
+    """Rank 0."""
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments)
+        now = time.monotonic()
+        self._heard: dict[int, float] = dict.fromkeys(self._lines, now)
+        first = {"count": 0, "phase": "the start", "is_waiting": False, "age": 0.0}
+        self._words: dict[int, dict[str, Any]] = {rank: dict(first) for rank in self._lines}
+        self._ended: set[int] = set()
+        self._stacks: list[str] = []
+
+    def _hear(self, rank: int, message: dict[str, Any]) -> None:
+        self._heard[rank] = time.monotonic()
+        if "bye" in message:
+            self._words.pop(rank, None)
+        elif "end" in message:
+            self._ended.add(rank)
+        elif "stack" in message:
+            self._stacks.append(message["stack"])
+        elif rank in self._words:
+            self._words[rank] = message
+
+    def _forgive(self, now: float) -> None:
+        self._heard = dict.fromkeys(self._heard, now)
+
+    def _beat(self, now: float) -> None:
+        for line in self._lines.values():
+            line.send(beat=True)
+        words = [self._word(0, self._own_word(now), 0.0)]
+        for rank, word in self._words.items():
+            words.append(self._word(rank, word, now - self._heard[rank]))
+        verdict = judge(words, self._timeout)
+        if verdict is None:
+            return
+        culprits = [self._lines[rank] for rank in verdict.culprits if rank]
+        self._stacks = [self._own_stack()] if 0 in verdict.culprits else []
+        for line in culprits:
+            line.send(stack=True)
+        deadline = time.monotonic() + _STACK_SECONDS
+        while len(self._stacks) < len(verdict.culprits) and time.monotonic() < deadline:
+            self._listen(0.2)
+        message = "\n".join([verdict.message, *self._stacks])
+        self._tell(verdict.kind, message)
+        for line in self._lines.values():
+            line.send(verdict=message)
+        self._end(message)
+
+    def _word(self, rank: int, told: dict[str, Any], silence: float) -> Word:
+        count, phase, is_waiting = told["count"], told["phase"], told["is_waiting"]
+        has_ended = rank in self._ended
+        host = self._hosts[rank]
+        return Word(rank, host, silence, count, phase, is_waiting, told["age"], has_ended)
+
+
+class _Witness(_Watch):
+    """Any other rank."""
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments)
+        self._heard = time.monotonic()
+
+    def _hear(self, rank: int, message: dict[str, Any]) -> None:
+        self._heard = time.monotonic()
+        if "stack" in message:
+            self._lines[0].send(stack=self._own_stack())
+        elif "verdict" in message:
+            self._end(message["verdict"])
+
+    def _forgive(self, now: float) -> None:
+        self._heard = now
+
+    def _beat(self, now: float) -> None:
+        self._lines[0].send(**self._own_word(now))
+        silence = now - self._heard
+        if silence > self._timeout:
+            self._end(
+                f"rank 0 on {self._hosts[0]} has given no sign of life to rank {self._rank} on "
+                f"{self._hosts[self._rank]} for {silence:.0f} s: it has ended or is stopped, or "
+                "its host or the way to it is down"
+            )

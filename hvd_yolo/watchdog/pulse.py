@@ -1,0 +1,122 @@
+"""What a rank is doing, told to whoever asks when it stands still."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from hvd_yolo.comm import Comm
+
+T = TypeVar("T")
+
+
+class Mark(NamedTuple):
+    """count: collectives that the rank has entered, which all ranks do in one order; phase: what it
+    does since the moment `since` (time.monotonic()); is_waiting: for other ranks, in that
+    collective."""
+
+    count: int
+    phase: str
+    is_waiting: bool
+    since: float
+
+
+class Pulse:
+    """The last mark; written by the thread that trains, read by the one that watches."""
+
+    def __init__(self) -> None:
+        self.mark = Mark(0, "the start", False, time.monotonic())
+
+    def at(self, phase: str) -> None:
+        """The rank has come to this; said again, that it is getting on with it."""
+        self.mark = Mark(self.mark.count, phase, False, time.monotonic())
+
+    def wait(self, collective: str) -> str:
+        """The rank waits for the others, until at() is called; returns the phase it was in."""
+        phase = self.mark.phase
+        self.mark = Mark(self.mark.count + 1, collective, True, time.monotonic())
+        return phase
+
+    @contextmanager
+    def waiting(self, collective: str) -> Iterator[None]:
+        """Inside, the rank waits for the others."""
+        phase = self.wait(collective)
+        try:
+            yield
+        finally:
+            self.at(phase)
+
+
+def pulse_of(comm: Comm) -> "Pulse":
+    """The pulse of a watched comm, or one that nobody looks at."""
+    return comm.pulse if isinstance(comm, WatchedComm) else Pulse()
+
+
+def marked(batches: Iterable[T], comm: Comm, phase: str) -> Iterator[T]:
+    """The batches; while one is waited for the rank loads images, and with each it gets on with the
+    phase."""
+    pulse = pulse_of(comm)
+    pulse.at(f"loading images for {phase}")
+    for batch in batches:
+        pulse.at(phase)
+        yield batch
+        pulse.at(f"loading images for {phase}")
+
+
+class WatchedComm:
+    """The comm it is given, which tells a pulse when it waits for other ranks."""
+
+    def __init__(self, comm: Comm, pulse: Pulse) -> None:
+        self._comm = comm
+        self.pulse = pulse
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the comm has)
+        return getattr(self._comm, name)
+
+    @contextmanager
+    def reduced_gradients(
+        self, optimizer: torch.optim.Optimizer, beside: Callable[[], Tensor]
+    ) -> Iterator[Tensor]:
+        """See Comm."""
+        phase = self.pulse.wait("the sum of gradients")
+        with self._comm.reduced_gradients(optimizer, beside) as sums:
+            self.pulse.at(phase)
+            yield sums
+
+    def settle_compression(self) -> Mapping[str, Tensor]:
+        """See Comm."""
+        with self.pulse.waiting("the sum of unsent gradients"):
+            return self._comm.settle_compression()
+
+    def adasum(self, tensors: Sequence[Tensor]) -> None:
+        """See Comm."""
+        with self.pulse.waiting("an Adasum"):
+            self._comm.adasum(tensors)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """See Comm."""
+        with self.pulse.waiting(f"a sum of {tensor.numel()} numbers"):
+            return self._comm.sum(tensor)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """See Comm."""
+        with self.pulse.waiting(f"a mean of {tensor.numel()} numbers"):
+            return self._comm.mean(tensor)
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """See Comm."""
+        with self.pulse.waiting("a gather"):
+            return self._comm.gather(tensor)
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
+        """See Comm."""
+        with self.pulse.waiting("a broadcast"):
+            return self._comm.broadcast(tensor, root)
+
+    def barrier(self) -> None:
+        """See Comm."""
+        with self.pulse.waiting("a barrier"):
+            self._comm.barrier()

@@ -1,0 +1,55 @@
+"""hvd_yolo.train in which one rank goes wrong at update 5: `faulty.py FAULT RANK OPTIONS...`."""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+from hvd_yolo import cli, step, train
+
+
+def stop(_):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def sleep(_):
+    time.sleep(1000)
+
+
+def fail(_):
+    raise ValueError("planted")
+
+
+def skip(comm):
+    """As code that asks a rank's own data whether it takes part: here the others do."""
+
+
+def other(comm):
+    comm.barrier()
+
+
+def end(_):
+    os._exit(9)
+
+
+FAULTS = {"stop": stop, "sleep": sleep, "fail": fail, "skip": skip, "other": other, "end": end}
+
+
+class FaultyStep(step.Step):
+    """The real step, but for the fault."""
+
+    def update(self, state, batches):
+        if state.updates == 5:
+            if self._comm.rank == RANK:
+                FAULTS[FAULT](self._comm)
+            elif FAULT in ("skip", "other"):
+                self._comm.sum(torch.ones(3))
+        return super().update(state, batches)
+
+
+if __name__ == "__main__":
+    FAULT, RANK = sys.argv.pop(1), int(sys.argv.pop(1))
+    train.Step = FaultyStep
+    cli.run(train.main)

@@ -1,0 +1,87 @@
+"""A job that stands still ends, and names who made it."""
+
+import json
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from tests.cluster.test_resume import lines, start, trained_to
+from tests.cluster.test_stopping import ranks_of, wait_until
+from tests.conftest import REPOSITORY, command_for, job_environment, needs_mpi, train
+
+OPTIONS = (
+    "--data", "shapes:36", "--imgsz", "64", "--epochs", "1000", "--global_batch", "9",
+    "--report.every", "1", "--eval.every", "0", "--comm.stall_timeout", "4",
+)  # fmt: skip
+
+
+def faulty(folder, fault, rank, launcher):
+    arguments = ["-m", "tests.cluster.programs.faulty", fault, str(rank), "--output", str(folder)]
+    return subprocess.Popen(
+        command_for(2, [*arguments, *OPTIONS], launcher), cwd=REPOSITORY, env=job_environment(),
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+@needs_mpi
+@pytest.mark.parametrize("launcher", ["mpirun", "gloo"])
+@pytest.mark.parametrize(
+    ("fault", "rank", "kind", "said"),
+    [
+        ("stop", 1, "silent", "rank 1 on {host} has given no sign of life for"),
+        ("sleep", 1, "late", "rank 1 on {host} has been in"),
+        ("sleep", 0, "late", "rank 0 on {host} has been in"),
+        ("skip", 1, "different", "rank 1 on {host} waits in the sum of gradients"),
+    ],
+)
+def test_who_stands_still_is_named_and_the_job_ends(tmp_path, launcher, fault, rank, kind, said):
+    folder = tmp_path / "run"
+    job = faulty(folder, fault, rank, launcher)
+    wait_until(lambda: trained_to(5)(lines(folder)), job)
+    family = psutil.Process(job.pid).children(recursive=True)
+    started = time.monotonic()
+    told, _ = job.communicate(timeout=60)
+    # The timeout, 5 seconds, and what launchers take to end the others.
+    assert time.monotonic() - started < 4 + 5 + 10
+    assert job.returncode != 0
+    host = job_environment().get("HOSTNAME") or subprocess.getoutput("hostname")
+    assert told.count(said.format(host=host)) >= 1, told
+    if fault == "sleep":
+        assert "programs/faulty.py" in told
+        assert "in sleep" in told
+    event = lines(folder)[-1]
+    assert (event["kind"], event["event"]) == ("event", kind)
+    assert said.format(host=host) in event["reason"]
+    psutil.wait_procs(family, timeout=15)
+    assert not any(process.is_running() for process in family)
+
+
+@needs_mpi
+def test_a_rank_that_is_slow_is_no_alarm(tmp_path):
+    """Stopped again and again for less than the timeout, in training and at the end."""
+    folder = tmp_path / "run"
+    options = (*OPTIONS, "--max_updates", "12", "--eval.every", "1")
+    job = start(folder, 2, *options)
+    wait_until(lambda: trained_to(2)(lines(folder)), job)
+    slow = ranks_of(job)[1]
+    for _ in range(3):
+        slow.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        slow.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+    assert job.wait(120) == 0
+    assert all(line["kind"] != "event" for line in lines(folder))
+
+
+@needs_mpi
+def test_the_watchdog_changes_nothing(tmp_path):
+    options = ("--data", "shapes:12", "--imgsz", "64", "--epochs", "1", "--batch_size", "2")
+    found = []
+    for timeout in ("0", "300"):
+        train(2, tmp_path / timeout, *options, "--comm.stall_timeout", timeout)
+        lines_ = (tmp_path / timeout / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line).get("losses") for line in lines_])
+    assert found[0] == found[1]
