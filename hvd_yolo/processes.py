@@ -18,10 +18,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 _SECONDS_TO_END = 5.0
-# What a rank hangs on; on another host than the launcher's that is sshd.
+# What a rank hangs on; where horovodrun started it on another host, it is sshd.
 _LAUNCHERS = {
     "horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "torchrun",
-    "slurmstepd", "sshd",
 }  # fmt: skip
 _SECONDS_TO_SAVE = 10.0
 
@@ -52,10 +51,13 @@ def end_all() -> None:
 
 
 def end_with_launcher(stop: StopRequest) -> None:
-    """From now on the end of the nearest launcher above this process, or of one between them, is a
-    request to stop; 10 seconds later it is the end."""
+    """From now on the end of the launcher above this process, or of one between them, is a request
+    to stop; 10 seconds later it is the end."""
     parents = psutil.Process().parents()
-    launchers = [i for i, parent in enumerate(parents) if _programs(parent) & _LAUNCHERS]
+    programs = [_programs(parent) for parent in parents]
+    # The topmost: horovodrun may have started mpirun, which would live on without it.
+    launchers = [i for i, names in enumerate(programs) if names & _LAUNCHERS]
+    launchers = launchers[-1:] or [i for i, names in enumerate(programs) if "sshd" in names][:1]
     if launch.promised() is not None and launchers:
         above = parents[: launchers[0] + 1]
         threading.Thread(target=_watch, args=(above, stop), name="launcher", daemon=True).start()

@@ -48,6 +48,7 @@ class Checkpoints:
         }
         self._thread: threading.Thread | None = None
         self._fault: InputError | None = None
+        self._crash: Exception | None = None
         self._stop = stop
         stop.before_exit = self.wait
 
@@ -73,11 +74,14 @@ class Checkpoints:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written any more."""
+        """Until nothing is being written any more; raises what ended the writing, if that was no
+        fault of the disk."""
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(1)
             # However slow the disk, this rank does not stand still.
             pulse_of(self._comm).at("writing a checkpoint")
+        if self._crash is not None:
+            raise self._crash
 
     def settle(self) -> None:
         """Until all is on the disk; every rank calls it. Raises InputError on all of them when the
@@ -98,6 +102,8 @@ class Checkpoints:
                 self._fault = error
                 if self._options.on_failure == "stop":
                     self._stop.ask("a checkpoint that could not be written")
+            except Exception as error:
+                self._crash = error
 
 
 def _copied(value: Any, copies: dict[tuple, torch.Tensor]) -> Any:  # noqa: ANN401

@@ -87,7 +87,8 @@ class StopRequest:
     ) -> None:
         signal.set_wakeup_fd(self._old_descriptor)
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            # None: it was not Python that had set it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         # The thread ends with its pipe.
         os.close(self._writer)
 

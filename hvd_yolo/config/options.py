@@ -107,7 +107,7 @@ class CommConfig:
         timeline: file for Horovod's timeline (chrome://tracing); empty: none.
         compression: of gradients on the wire: none, fp16, bf16, powersgd (Vogels et al. 2019) or
             topk (Lin et al. 2018), the last two with error feedback.
-        powersgd_rank: rank of the two factors of each matrix.
+        powersgd_rank: rank of the two factors of each matrix, which travel as float16.
         topk_share: share of the entries that topk sends.
         sync_every: local SGD (Stich 2019): ranks update on their own and average their weights
             every so many updates; momenta stay each rank's own and are averaged at checkpoints.

@@ -3,8 +3,8 @@ for."""
 
 import json
 import secrets
-import selectors
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,48 +54,56 @@ def connect(comm: Comm) -> tuple[dict[int, Line] | None, list[str]]:
     it.
     """
     token = secrets.token_hex(16)
+    lines: dict[int, Line] = {}
     with socket.create_server(("", 0), backlog=comm.size) as server:
         faces = [face.address for face in own_interfaces()]
         said = json.dumps([token, faces, server.getsockname()[1]]).encode()
         token, addresses, port = json.loads(broadcast_bytes(comm, said))
-        lines = {} if comm.is_main else _called(comm.rank, token, addresses, port)
-        # A line is there when the kernel has taken the call, so rank 0 need not answer before.
-        told = gather_json(comm, [lines is not None, socket.gethostname()])
-        are_through = all(is_through for is_through, _ in told)
-        if comm.is_main and are_through:
-            lines = _answered(server, comm.size, token)
+        if comm.is_main:
+            over = threading.Event()
+            answering = threading.Thread(target=_answer, args=(server, token, lines, over))
+            answering.start()
+        else:
+            lines = _called(comm.rank, token, addresses, port)
+        # Rank 0 has answered whoever says that it is through.
+        told = gather_json(comm, [comm.is_main or bool(lines), socket.gethostname()])
+        if comm.is_main:
+            over.set()
+            answering.join()
+    are_through = all(is_through for is_through, _ in told)
     return lines if are_through else None, [host for _, host in told]
 
 
-def _called(rank: int, token: str, addresses: list[str], port: int) -> dict[int, Line] | None:
-    """By the first address that leads to rank 0 and not to somebody else there."""
+def _called(rank: int, token: str, addresses: list[str], port: int) -> dict[int, Line]:
+    """By the first address that leads to rank 0, and not to somebody else."""
     for address in addresses:
         try:
-            connection = socket.create_connection((address, port), _CONNECT_SECONDS)
-        except OSError:
+            line = Line(socket.create_connection((address, port), _CONNECT_SECONDS))
+            line.send(token=token, rank=rank)
+            if next(line.receive(), {}).get("token") == token:
+                return {0: line}
+        except (OSError, ValueError):
             continue
-        line = Line(connection)
-        line.send(token=token, rank=rank)
-        if line.is_open:
-            return {0: line}
-    return None
+        line.close()
+    return {}
 
 
-def _answered(server: socket.socket, size: int, token: str) -> dict[int, Line]:
-    """Those who know the token, until all have called."""
-    lines: dict[int, Line] = {}
-    with selectors.DefaultSelector() as selector:
-        selector.register(server, selectors.EVENT_READ)
-        while len(lines) < size - 1:
-            for key, _ in selector.select():
-                if key.fileobj is server:
-                    line = Line(server.accept()[0])
-                    selector.register(line.connection, selectors.EVENT_READ, line)
-                    continue
-                line = key.data
-                for message in line.receive():
-                    if message.get("token") == token:
-                        lines[message["rank"]] = line
-                if line in lines.values() or not line.is_open:
-                    selector.unregister(line.connection)
-    return lines
+def _answer(
+    server: socket.socket, token: str, lines: dict[int, Line], over: threading.Event
+) -> None:
+    """Takes in those who know the token, and says it back."""
+    server.settimeout(0.1)
+    while not over.is_set():
+        try:
+            line = Line(server.accept()[0])
+        except TimeoutError:
+            continue
+        try:
+            hello = next(line.receive(), {})
+        except ValueError:
+            hello = {}
+        if hello.get("token") == token:
+            lines[hello["rank"]] = line
+            line.send(token=token)
+        else:
+            line.close()

@@ -10,6 +10,7 @@ import pytest
 
 from hvd_yolo import checkpoint
 from hvd_yolo.comm import launch
+from hvd_yolo.stopping import StopRequest
 from tests.cluster.test_resume import compare, kill_when, lines, start, trained_to, without_times
 from tests.conftest import REPOSITORY, command_for, job_environment, needs_mpi, train
 
@@ -175,10 +176,33 @@ def test_a_checkpoint_each_so_many_minutes(undisturbed, tmp_path):
     check_same_end(folder, undisturbed)
 
 
-def test_nothing_catches_signals_when_the_run_is_over(tmp_path):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    from hvd_yolo.stopping import StopRequest
+@needs_mpi
+@pytest.mark.parametrize("launcher", ["--mpi", "--gloo"])
+def test_ranks_end_with_their_launcher(tmp_path, launcher):
+    """Killed, horovodrun leaves them alone, and its mpirun with them."""
+    folder = tmp_path / "run"
+    arguments = ["-m", "hvd_yolo.train", "--output", str(folder), *OPTIONS, "--epochs", "1000"]
+    command = command_for(2, arguments, "gloo")
+    command[command.index("--gloo")] = launcher
+    environment = job_environment(
+        OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        OMPI_MCA_rmaps_base_oversubscribe="1",
+    )  # fmt: skip
+    job = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: trained_to(2)(lines(folder)), job)
+    family = psutil.Process(job.pid).children(recursive=True)
+    job.kill()
+    job.wait()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive
+    assert lines(folder)[-1]["reason"].startswith("the end of the launcher")
 
+
+def test_nothing_catches_signals_when_the_run_is_over():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with StopRequest() as stop, stop.deferred():
         os.kill(os.getpid(), signal.SIGUSR1)
         deadline = time.monotonic() + 5
