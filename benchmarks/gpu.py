@@ -94,7 +94,7 @@ def our_rank(asked: dict[str, Any], options: list[str]) -> None:
     state = new_state(config, len(train_set.names), comm.device)
     pace = make_pace(config, len(train_set), comm.size)
     share_state(state, comm)
-    step = Step(config, comm, pace, StopRequest())
+    step = Step(config, comm, pace, StopRequest(), print)
     step.prepare(state)
     stride = largest_stride(state.model)
     with ExitStack() as stack:

@@ -104,7 +104,7 @@ class TimedStep(Step):
     """The real step, telling a clock where it is."""
 
     def __init__(self, config: Config, comm: Comm, pace: Pace, clock: Clock) -> None:
-        super().__init__(config, TimedComm(comm, clock), pace, StopRequest())
+        super().__init__(config, TimedComm(comm, clock), pace, StopRequest(), print)
         self._clock = clock
         self.images = 0
 

@@ -104,7 +104,7 @@ def our_steps() -> None:
     layout = "channels_last" if options.train.channels_last else "contiguous"
     print("CHOSE", options.train.amp, layout, *comm.settings, flush=True)
     state = new_state(options, 80, comm.device)
-    step = Step(options, comm, make_pace(options, 10**6, 1), StopRequest())
+    step = Step(options, comm, make_pace(options, 10**6, 1), StopRequest(), print)
     step.prepare(state)
     batches = itertools.repeat(MadeBatch(count, size))
     for _ in range(steps):

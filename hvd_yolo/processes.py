@@ -22,6 +22,8 @@ _SECONDS_TO_END = 5.0
 _LAUNCHERS = {
     "horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "torchrun",
 }  # fmt: skip
+# horovodrun --mpi becomes a shell with this command.
+_AS_HOROVODRUN = "mpirun --allow-run-as-root --tag-output "
 _SECONDS_TO_SAVE = 10.0
 
 
@@ -85,6 +87,8 @@ def _programs(process: psutil.Process) -> set[str]:
         words = process.cmdline()
     except psutil.Error:
         return {process.name()}
+    if len(words) == 3 and words[2].startswith(_AS_HOROVODRUN):
+        return {"horovodrun"}
     names = [os.path.basename(word) for word in words[:2]]
     is_script = bool(names) and names[0].startswith("python")
     # sshd writes what it does into its command line.

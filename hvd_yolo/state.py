@@ -26,7 +26,7 @@ class TrainState:
     unreadable counts the images of this epoch that could not be read; term_names are those of the
     loss; window holds the sums of the progress line under way; compression is what
     Comm.settle_compression() returned last; is_evaluation_due: an epoch has ended whose evaluation
-    is not done.
+    is not done; bad_updates: so many, the last ones in a row, had a gradient that was not finite.
     """
 
     model: nn.Module
@@ -43,10 +43,11 @@ class TrainState:
     term_names: list[str] | None = None
     compression: dict[str, Tensor] = field(default_factory=dict)
     is_evaluation_due: bool = False
+    bad_updates: int = 0
 
     _COUNTERS = (
         "epoch", "images_seen", "updates", "unreadable", "best", "loss_weights", "window",
-        "term_names", "compression", "is_evaluation_due",
+        "term_names", "compression", "is_evaluation_due", "bad_updates",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """One update: micro-batches forward and backward, gradients summed over ranks, one step."""
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_yolo.comm import Comm, batch_norm, log
+from hvd_yolo.comm import Comm, batch_norm, gather_json, log
 from hvd_yolo.config import Config
 from hvd_yolo.data.loader import Batch
 from hvd_yolo.errors import InputError
@@ -20,17 +21,29 @@ from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
 from hvd_yolo.tally import Tally, next_weights, weight_of, wishes_in
 
+logger = logging.getLogger("hvd_yolo.step")
+
 
 class Step:
     """Makes updates on a TrainState; `grad_norm` tells about the last one, `tally` about those
     since the last line of progress; is_stop_asked and is_save_asked what any rank wished in it,
     with comm.sync_every in a round of updates."""
 
-    def __init__(self, config: Config, comm: Comm, pace: Pace, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        config: Config,
+        comm: Comm,
+        pace: Pace,
+        stop: StopRequest,
+        tell: Callable[[int, str, str], None],
+    ) -> None:
+        """tell: takes the update, the kind of an event and the message, on rank 0."""
         self._config = config
         self._comm = comm
         self._pace = pace
         self._stop = stop
+        self._tell = tell
+        self._image_ids: list[int] = []
         self.is_stop_asked = False
         self.is_save_asked = False
         self._settled = time.monotonic()
@@ -91,6 +104,7 @@ class Step:
             self._rounds.leave(state)
         sent_before = self._comm.sent_bytes
         state.optimizer.zero_grad()
+        self._image_ids = []
         passes = [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
 
         def own_sums() -> Tensor:
@@ -101,8 +115,12 @@ class Step:
         started = self._now()
         with self._comm.reduced_gradients(state.optimizer, own_sums) as sums:
             self._comm_waited = self._now() - started
-            self._step(state, weight_of(sums))
+            is_finite = self._step(state, weight_of(sums))
         state.updates += 1
+        if is_finite:
+            state.bad_updates = 0
+        elif not is_local:
+            self._left_out(state, [losses for losses, _ in passes if losses is not None])
         self.is_stop_asked, self.is_save_asked = False, False
         if is_local:
             started = time.monotonic()
@@ -130,8 +148,9 @@ class Step:
         if not (self._config.train.sync_bn or self._config.train.freeze_bn):
             batch_norm.average_statistics([state.model, state.ema.module], self._comm)
 
-    def _step(self, state: TrainState, weight: Tensor) -> None:
-        """Unscales, corrects the divisor to the update's own, clips and steps."""
+    def _step(self, state: TrainState, weight: Tensor) -> bool:
+        """Unscales, corrects the divisor to the update's own, clips and steps, unless a gradient is
+        not finite, which it returns."""
         last, weight = state.loss_weights[0], weight.clamp(min=1.0)
         weight = torch.where(weight.isfinite(), weight, last)
         state.scaler.unscale_(state.optimizer)
@@ -142,10 +161,34 @@ class Step:
         )
         is_lossy = self._config.comm.is_lossy
         scale = state.scaler.get_scale() if is_lossy else 1.0
-        state.scaler.step(state.optimizer)
+        is_finite = bool(self.grad_norm.isfinite())
+        # The scaler looks for itself, and must be told of both.
+        if is_finite or state.scaler.is_enabled():
+            state.scaler.step(state.optimizer)
         state.scaler.update()
         if is_lossy:
             self._comm.rescale_unsent(last / weight * (state.scaler.get_scale() / scale))
+        return is_finite
+
+    def _left_out(self, state: TrainState, own: list[Losses]) -> None:
+        """Tells whose losses, of which images, were not finite; every rank. Raises InputError when
+        that has been so for too many updates in a row."""
+        state.bad_updates += 1
+        is_own = not all(bool(value.isfinite()) for one in own for value in one.terms.values())
+        found = enumerate(gather_json(self._comm, [is_own, self._image_ids]))
+        named = [f"rank {rank}, images {ids}" for rank, (is_bad, ids) in found if is_bad]
+        what = f"a loss that is not finite ({'; '.join(named)})" if named else "an overflow"
+        message = f"update {state.updates} is left out: its gradient has {what}"
+        most = self._config.train.max_bad_updates
+        if not state.scaler.is_enabled() or state.bad_updates > most:
+            self._tell(state.updates, "not finite", message)
+            logger.error("%s", message)
+        if state.bad_updates > most:
+            raise InputError(
+                f"{state.bad_updates} updates in a row were left out, train.max_bad_updates is "
+                f"{most}: {message}; a lower optim.lr, a longer optim.warmup_epochs or --train.amp "
+                "none may help; weights and last checkpoint are those of before"
+            )
 
     def _end_local(self, state: TrainState, sums: Tensor) -> None:
         """Puts the ranks together where a round ends; divisors are shared there too, and before
@@ -175,6 +218,7 @@ class Step:
         started = time.monotonic()
         batch = next(batches)
         self._data_waited = time.monotonic() - started
+        self._image_ids += [int(item.image_id) for item in batch.items]
         for message in batch.unreadable:
             log(self._comm).error("skipped an unreadable image: %s", message)
         return batch

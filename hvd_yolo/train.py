@@ -66,7 +66,7 @@ def fit(
     """
     pace = make_pace(config, len(train_set), comm.size)
     share_state(state, comm)
-    step = Step(config, comm, pace, stop)
+    step = Step(config, comm, pace, stop, report.event)
     step.prepare(state)
 
     order = feed.make_order(config, comm, train_set, pace, largest_stride(state.model))

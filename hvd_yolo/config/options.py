@@ -70,6 +70,8 @@ class TrainConfig:
             the start of a run.
         sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
+        max_bad_updates: updates in a row that may be left out because a gradient is not finite; one
+            more and the run stops.
         freeze: layers that are not trained, their names or the beginnings of these, comma
             separated, as backbone. or backbone.stages.0,backbone.stages.1.
         autoanchor: fit the anchors of a YOLOv5 to the objects when they do not match.
@@ -83,6 +85,7 @@ class TrainConfig:
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     sync_bn: bool = False
     freeze_bn: bool = False
+    max_bad_updates: int = 10
     freeze: str = ""
     autoanchor: bool = True
     checkpoint_activations: bool = False

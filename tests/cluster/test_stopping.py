@@ -198,7 +198,9 @@ def test_ranks_end_with_their_launcher(tmp_path, launcher):
     job.wait()
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
-    assert lines(folder)[-1]["reason"].startswith("the end of the launcher")
+    if launcher == "--mpi":
+        # Without mpirun between, ranks may also end at a line of progress that nobody takes.
+        assert lines(folder)[-1]["reason"].startswith("the end of the launcher")
 
 
 def test_nothing_catches_signals_when_the_run_is_over():

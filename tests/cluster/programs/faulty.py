@@ -34,7 +34,20 @@ def end(_):
     os._exit(9)
 
 
-FAULTS = {"stop": stop, "sleep": sleep, "fail": fail, "skip": skip, "other": other, "end": end}
+def not_a_number(_):
+    """From here on, in FaultyStep."""
+
+
+FAULTS = {
+    "nan": not_a_number,
+    "nan for ever": not_a_number,
+    "stop": stop,
+    "sleep": sleep,
+    "fail": fail,
+    "skip": skip,
+    "other": other,
+    "end": end,
+}
 
 
 class FaultyStep(step.Step):
@@ -47,6 +60,12 @@ class FaultyStep(step.Step):
             elif FAULT in ("skip", "other"):
                 self._comm.sum(torch.ones(3))
         return super().update(state, batches)
+
+    def _divided(self, losses, state):
+        is_bad = state.updates == 5 if FAULT == "nan" else state.updates >= 5
+        if FAULT.startswith("nan") and is_bad and self._comm.rank == RANK:
+            losses.terms["box"] = losses.terms["box"] * float("nan")
+        return super()._divided(losses, state)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A job that stands still ends, and names who made it."""
+"""A job in which a rank goes wrong says which, and ends or goes on."""
 
 import signal
 import subprocess
@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 
+from hvd_yolo import checkpoint
 from tests.cluster.test_resume import lines, start, trained_to
 from tests.cluster.test_stopping import ranks_of, wait_until
 from tests.conftest import REPOSITORY, command_for, job_environment, needs_mpi
@@ -17,11 +18,12 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def faulty(folder, fault, rank, launcher):
+def faulty(folder, fault, rank, launcher, *options):
     arguments = ["-m", "tests.cluster.programs.faulty", fault, str(rank), "--output", str(folder)]
     return subprocess.Popen(
-        command_for(2, [*arguments, *OPTIONS], launcher), cwd=REPOSITORY, env=job_environment(),
-        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command_for(2, [*arguments, *OPTIONS, *options], launcher), cwd=REPOSITORY,
+        env=job_environment(), start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
@@ -56,6 +58,36 @@ def test_who_stands_still_is_named_and_the_job_ends(tmp_path, launcher, fault, r
     assert said.format(host=host) in event["reason"]
     psutil.wait_procs(family, timeout=15)
     assert not any(process.is_running() for process in family)
+
+
+@needs_mpi
+def test_a_loss_that_is_no_number_is_left_out_and_named(tmp_path):
+    folder = tmp_path / "run"
+    job = faulty(folder, "nan", 1, "mpirun", "--max_updates", "8")
+    told, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, told
+    events = [line for line in lines(folder) if line["kind"] == "event"]
+    assert [(event["event"], event["step"]) for event in events] == [("not finite", 6)]
+    assert "rank 1, images [" in events[0]["reason"]
+    assert "rank 0" not in events[0]["reason"]
+    saved = checkpoint.load(folder / "checkpoints" / "last.pt")
+    assert all(bool(x.isfinite().all()) for x in saved["training"]["model"].values())
+    norms = [line["grad_norm"] for line in lines(folder) if line["kind"] == "train"]
+    assert [norm == "nan" for norm in norms] == [step == 6 for step in range(1, 9)]
+
+
+@needs_mpi
+def test_losses_that_are_no_numbers_for_ever_stop_the_run(tmp_path):
+    folder = tmp_path / "run"
+    options = ("--train.max_bad_updates", "2", "--checkpoint.every_updates", "1")
+    job = faulty(folder, "nan for ever", 0, "mpirun", *options)
+    told, _ = job.communicate(timeout=120)
+    assert job.returncode == 2, told
+    assert told.count("3 updates in a row were left out, train.max_bad_updates is 2") == 1
+    assert "(rank 0, images [" in told
+    saved = checkpoint.load(folder / "checkpoints" / "last.pt")["training"]
+    assert saved["updates"] == 7
+    assert all(bool(x.isfinite().all()) for x in saved["model"].values())
 
 
 @needs_mpi
