@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from hvd_yolo.comm import launch
+from hvd_yolo.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -19,15 +20,18 @@ EXIT_CODE = 75
 
 # A launcher passes on the signal that its whole process group has had already.
 _SECONDS_BETWEEN = 1.0
+# For the main thread to leave what it is in, caches in memory above all.
+_SECONDS_TO_UNWIND = 5.0
 
 
 class StopRequest:
     """Whether this process has been asked to stop.
 
     Inside `with`, SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are requests. Where there is something to
-    lose the first is only noted, for the ranks to agree and save; elsewhere it ends the process
-    with exit code 75, and a second does so anywhere, with the code that shells give to its signal.
-    A thread sees to that: the main thread may wait for a rank that never comes.
+    lose the first is only noted, for the ranks to agree and save; elsewhere it raises Stopped in
+    the main thread, for exit code 75, and a second ends the process anywhere, with the code that
+    shells give to its signal. A thread sees to that, and to the first where the main thread does
+    not come to it, for it may wait for a rank that never comes.
     """
 
     def __init__(self) -> None:
@@ -37,6 +41,7 @@ class StopRequest:
         self._asked_by = ""
         self._asked_at = 0.0
         self._is_deferred = False
+        self._is_unwinding = False
         # What must be over before a first signal ends the process.
         self.before_exit: Callable[[], None] = lambda: None
 
@@ -67,14 +72,14 @@ class StopRequest:
         process, also one that came just before."""
         self._is_deferred = False
         if self._asked_by:
-            self._end_first(self._asked_by)
+            raise _stopped(self._asked_by)
         yield
         self._is_deferred = True
 
     def __enter__(self) -> "StopRequest":
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._old = {number: signal.signal(number, _noted) for number in SIGNALS}
+        self._old = {number: signal.signal(number, self._handle) for number in SIGNALS}
         self._old_descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
@@ -110,13 +115,21 @@ class StopRequest:
         elif now - self._asked_at > _SECONDS_BETWEEN:
             _end(f"stopped at once by a second signal, {number.name}", 128 + number)
 
+    def _handle(self, number: int, frame: object) -> None:
+        """In the main thread, when it comes to it. Once: the next signal must not disturb what the
+        first has set going."""
+        if not (self._is_deferred or self._is_unwinding):
+            self._is_unwinding = True
+            raise _stopped(signal.Signals(number).name)
+
     def _end_first(self, asked_by: str) -> None:
+        time.sleep(_SECONDS_TO_UNWIND)
         self.before_exit()
-        _end(f"stopped by {asked_by}; the same command goes on from the last checkpoint", EXIT_CODE)
+        _end(str(_stopped(asked_by)), EXIT_CODE)
 
 
-def _noted(number: int, frame: object) -> None:
-    """The interpreter writes to the wake-up descriptor only for signals that have a handler."""
+def _stopped(asked_by: str) -> Stopped:
+    return Stopped(f"stopped by {asked_by}; the same command goes on from the last checkpoint")
 
 
 def _end(message: str, code: int) -> None:

@@ -160,11 +160,11 @@ def test_resume_on_another_number_of_ranks_sees_the_same_images(undisturbed, tmp
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         seen[name] = images_by_update(tmp_path, f"{name}.b")
-    assert seen["two"].keys() == seen["other"].keys()
-    assert max(seen["two"]) == 15
-    assert min(seen["two"]) in (6, 7)
-    assert seen["two"] == seen["other"]
-    assert all(sum(images.values()) == 9 for images in seen["two"].values())
+    # Which checkpoint had been written at the kill is a matter of moments.
+    assert all(max(updates) == 15 and 3 <= min(updates) <= 8 for updates in seen.values())
+    for update in range(8, 16):
+        assert seen["two"][update] == seen["other"][update]
+        assert sum(seen["two"][update].values()) == 9
 
 
 def images_by_update(folder, stem):

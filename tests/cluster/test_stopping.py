@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -130,6 +131,7 @@ def test_while_a_cache_is_made_there_is_nothing_to_save(tmp_path):
     ranks_of(job)[1].send_signal(signal.SIGUSR1)
     assert ended(job, family, 30) == STOPPED
     assert not lines(folder)
+    assert not list(Path(f"/dev/shm/hvd_yolo-{os.getuid()}").glob("ram-*"))
 
 
 @needs_mpi
