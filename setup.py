@@ -40,6 +40,7 @@ setup(
         "numpy>=1.26",
         "opencv-python-headless>=4.11",
         "pyyaml>=6.0",
+        "psutil>=5.9",
         "pycocotools>=2.0.8",
         "jsonargparse[signatures]>=4.40,<5",
         "safetensors>=0.4",

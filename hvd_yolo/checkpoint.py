@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,11 @@ from hvd_yolo.errors import InputError
 logger = logging.getLogger("hvd_yolo.checkpoint")
 
 _FORMAT = "hvd_yolo checkpoint 1"
+# What torch.load and zipfile raise for what is no checkpoint, or no longer one.
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, struct.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def save(path: Path, content: dict[str, Any], keep: int = 1) -> None:
@@ -32,7 +38,7 @@ def save(path: Path, content: dict[str, Any], keep: int = 1) -> None:
     older = kept_names(path, keep)[::-1]
     num_bytes = _num_bytes(content)
     try:
-        if shutil.disk_usage(path.parent).free < num_bytes and keep > 1:
+        if shutil.disk_usage(path.parent).free < num_bytes and keep > 1 and path.exists():
             older[0].unlink(missing_ok=True)
         temporary = _write(path, lambda file: _pack({"format": _FORMAT, **content}, file))
         # last-1 becomes last-2, last becomes last-1, without a moment at which last is missing.
@@ -66,7 +72,7 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {path}: no such file") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"checkpoint {path} cannot be read: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
@@ -75,21 +81,24 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(path: Path) -> dict[str, Any]:
-    """What is in the newest file of this name that can be read: NAME, else NAME-1 and so on; those
-    that cannot be read are named. Raises InputError when there is none."""
-    faults = []
+    """What is in the newest file of this name that can be read: NAME, else NAME-1 and so on. Those
+    that cannot be read are named and put aside as FILE.damaged, for the next save would take them
+    for good ones. Raises InputError when there is none."""
+    faults: dict[Path, str] = {}
     for file in [path, *_older(path)]:
         try:
             content = load(file)
         except InputError as error:
-            faults.append(str(error))
+            faults[file] = str(error)
             continue
-        for fault in faults:
+        for damaged, fault in faults.items():
             logger.error("%s", fault)
+            if damaged.exists():
+                damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
         if faults:
             logger.error("going on from %s", file)
         return content
-    raise InputError("; ".join(faults))
+    raise InputError("; ".join(faults.values()))
 
 
 def is_there(path: Path) -> bool:

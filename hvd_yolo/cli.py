@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hvd_yolo.comm import launch
 from hvd_yolo.errors import InputError, Stopped
-from hvd_yolo.stopping import EXIT_CODE
+from hvd_yolo.stopping import EXIT_CODE, last_words
 
 T = TypeVar("T")
 
@@ -74,6 +74,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         print(f"hvd_yolo: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except Stopped as stopped:
+        if stopped.is_alone:
+            # At an orderly exit Horovod would tell the others, which would fail before this one
+            # has ended, with a code of their own.
+            last_words(str(stopped), EXIT_CODE)
         if launch.launched_rank() == 0:
             print(f"hvd_yolo: {stopped}", file=sys.stderr, flush=True)
         sys.exit(EXIT_CODE)

@@ -20,7 +20,14 @@ class OptionError(InputError):
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and all that it has come to is saved: exit code 75."""
+    """The run was asked to stop, and all that it has come to is saved: exit code 75.
+
+    is_alone: the other ranks have not agreed, and end with this one.
+    """
+
+    def __init__(self, message: str, is_alone: bool = False) -> None:
+        super().__init__(message)
+        self.is_alone = is_alone
 
 
 class MissingSplit(InputError):

@@ -1,54 +1,40 @@
 """That no process outlives what it belongs to (Linux)."""
 
-import ctypes
 import os
-import signal
-import sys
 import threading
 import time
-from functools import cache
 
 import psutil
 
 from hvd_yolo.comm import launch
-from hvd_yolo.stopping import StopRequest
-
-# linux/prctl.h
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+from hvd_yolo.stopping import StopRequest, last_words
 
 _SECONDS_TO_END = 5.0
 # What a rank hangs on; where horovodrun started it on another host, it is sshd.
 _LAUNCHERS = {
     "horovodrun", "mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "torchrun",
+    "torch.distributed.run",
 }  # fmt: skip
 # horovodrun --mpi becomes a shell with this command.
 _AS_HOROVODRUN = "mpirun --allow-run-as-root --tag-output "
 _SECONDS_TO_SAVE = 10.0
 
 
-def adopt_orphans() -> None:
-    """Processes whose parent ends become children of this one, if they descend from it."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def die_with_parent() -> None:
-    """To be called between fork and exec: the process gets SIGTERM when its parent ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def end_all() -> None:
-    """Ends all that descends from this process: SIGTERM, and SIGKILL after 5 seconds."""
+    """Ends all that descends from this process: SIGTERM, once, for a rank takes a second one as an
+    order to save nothing; SIGKILL after 5 seconds."""
     deadline = time.monotonic() + _SECONDS_TO_END
+    asked: set[psutil.Process] = set()
     while alive := psutil.Process().children(recursive=True):
         for process in alive:
             try:
                 if time.monotonic() > deadline:
                     process.kill()
-                else:
+                elif process not in asked:
                     process.terminate()
             except psutil.NoSuchProcess:
                 continue
+        asked |= set(alive)
         psutil.wait_procs(alive, timeout=1)
 
 
@@ -59,7 +45,9 @@ def end_with_launcher(stop: StopRequest) -> None:
     programs = [_programs(parent) for parent in parents]
     # The topmost: horovodrun may have started mpirun, which would live on without it.
     launchers = [i for i, names in enumerate(programs) if names & _LAUNCHERS]
-    launchers = launchers[-1:] or [i for i, names in enumerate(programs) if "sshd" in names][:1]
+    launchers = launchers[-1:] or [
+        i for i, names in enumerate(programs) if any(name.startswith("sshd") for name in names)
+    ]
     if launch.promised() is not None and launchers:
         above = parents[: launchers[0] + 1]
         threading.Thread(target=_watch, args=(above, stop), name="launcher", daemon=True).start()
@@ -70,8 +58,7 @@ def _watch(above: list[psutil.Process], stop: StopRequest) -> None:
         time.sleep(1)
     stop.ask("the end of the launcher")
     time.sleep(_SECONDS_TO_SAVE)
-    print("hvd_yolo: the launcher has ended, and so does this rank", file=sys.stderr, flush=True)
-    os._exit(1)
+    last_words("the launcher has ended, and so does this rank", 1)
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -89,17 +76,7 @@ def _programs(process: psutil.Process) -> set[str]:
         return {process.name()}
     if len(words) == 3 and words[2].startswith(_AS_HOROVODRUN):
         return {"horovodrun"}
-    names = [os.path.basename(word) for word in words[:2]]
+    names = [os.path.basename(word) for word in words[:3]]
     is_script = bool(names) and names[0].startswith("python")
     # sshd writes what it does into its command line.
     return {process.name(), *(names if is_script else names[:1])}
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc().prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

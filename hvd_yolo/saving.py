@@ -56,7 +56,7 @@ class Checkpoints:
         """Begins to write last.pt, with all that evaluating the state or going on from it needs; at
         the end of an epoch epoch_NNN.pt too, where that is kept; before them best.pt, for last.pt
         remembers that it was written."""
-        if not self._comm.is_main:
+        if not self._comm.is_main or (self._fault and self._options.on_failure == "stop"):
             return
         every = self._options.every_epochs
         is_kept = every and state.images_seen == 0 and state.epoch % every == 0
@@ -102,6 +102,8 @@ class Checkpoints:
                 self._fault = error
                 if self._options.on_failure == "stop":
                     self._stop.ask("a checkpoint that could not be written")
+                # last.pt would say that what comes before it is written.
+                return
             except Exception as error:
                 self._crash = error
 

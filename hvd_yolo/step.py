@@ -1,6 +1,5 @@
 """One update: micro-batches forward and backward, gradients summed over ranks, one step."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,8 +19,6 @@ from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
 from hvd_yolo.tally import Tally, next_weights, weight_of, wishes_in
-
-logger = logging.getLogger("hvd_yolo.step")
 
 
 class Step:
@@ -117,10 +114,9 @@ class Step:
             self._comm_waited = self._now() - started
             is_finite = self._step(state, weight_of(sums))
         state.updates += 1
-        if is_finite:
-            state.bad_updates = 0
-        elif not is_local:
-            self._left_out(state, [losses for losses, _ in passes if losses is not None])
+        state.bad_updates = 0 if is_finite else state.bad_updates + 1
+        if not is_finite:
+            self._leave_out(state, [losses for losses, _ in passes if losses is not None], is_local)
         self.is_stop_asked, self.is_save_asked = False, False
         if is_local:
             started = time.monotonic()
@@ -170,24 +166,36 @@ class Step:
             self._comm.rescale_unsent(last / weight * (state.scaler.get_scale() / scale))
         return is_finite
 
-    def _left_out(self, state: TrainState, own: list[Losses]) -> None:
-        """Tells whose losses, of which images, were not finite; every rank. Raises InputError when
-        that has been so for too many updates in a row."""
-        state.bad_updates += 1
+    def _leave_out(self, state: TrainState, own: list[Losses], is_local: bool) -> None:
+        """Tells whose losses, of which images, were not finite; every rank, or of a local update
+        the one. Raises InputError, or asks for a stop, when that was so too many times in a row."""
+        # BatchNorm has seen it too.
+        for ours, average in zip(state.model.buffers(), state.ema.module.buffers(), strict=True):
+            if not bool(ours.isfinite().all()):
+                ours.copy_(average)
         is_own = not all(bool(value.isfinite()) for one in own for value in one.terms.values())
-        found = enumerate(gather_json(self._comm, [is_own, self._image_ids]))
-        named = [f"rank {rank}, images {ids}" for rank, (is_bad, ids) in found if is_bad]
-        what = f"a loss that is not finite ({'; '.join(named)})" if named else "an overflow"
-        message = f"update {state.updates} is left out: its gradient has {what}"
+        told = [self._comm.rank, is_own, self._image_ids]
+        found = [told] if is_local else gather_json(self._comm, told)
+        what = "loss" if any(is_bad for _, is_bad, _ in found) else "gradient"
+        named = [f"rank {rank}, images {ids}" for rank, is_bad, ids in found if is_bad]
+        named = named or [f"rank {rank}, images {ids}" for rank, _, ids in found]
+        message = (
+            f"update {state.updates} is left out: its {what} is not finite ({'; '.join(named)})"
+        )
         most = self._config.train.max_bad_updates
         if not state.scaler.is_enabled() or state.bad_updates > most:
-            self._tell(state.updates, "not finite", message)
-            logger.error("%s", message)
+            if not is_local:
+                self._tell(state.updates, "not finite", message)
+            if is_local or self._comm.is_main:
+                log(self._comm).error("%s", message)
         if state.bad_updates > most:
+            many = f"{state.bad_updates} updates in a row were left out, train.max_bad_updates is"
+            if is_local:
+                self._stop.ask(f"{many} {most}")
+                return
             raise InputError(
-                f"{state.bad_updates} updates in a row were left out, train.max_bad_updates is "
-                f"{most}: {message}; a lower optim.lr, a longer optim.warmup_epochs or --train.amp "
-                "none may help; weights and last checkpoint are those of before"
+                f"{many} {most}: {message}; a lower optim.lr, a longer optim.warmup_epochs or "
+                "--train.amp none may help; weights and last checkpoint are those of before"
             )
 
     def _end_local(self, state: TrainState, sums: Tensor) -> None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import NoReturn
 
-from hvd_yolo.comm import launch
 from hvd_yolo.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -63,6 +63,10 @@ class StopRequest:
         self._is_deferred = True
         try:
             yield
+        except BaseException:
+            # The launcher of a job that ends may signal ranks that have not quite ended yet.
+            self._is_unwinding = True
+            raise
         finally:
             self._is_deferred = False
 
@@ -72,6 +76,7 @@ class StopRequest:
         process, also one that came just before."""
         self._is_deferred = False
         if self._asked_by:
+            self._is_unwinding = True
             raise _stopped(self._asked_by)
         yield
         self._is_deferred = True
@@ -92,8 +97,9 @@ class StopRequest:
     ) -> None:
         signal.set_wakeup_fd(self._old_descriptor)
         for number, handler in self._old.items():
-            # None: it was not Python that had set it.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            # None: it was not Python that had set it. Who is stopping already says so in peace.
+            before = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, signal.SIG_IGN if isinstance(error, Stopped) else before)
         # The thread ends with its pipe.
         os.close(self._writer)
 
@@ -113,7 +119,7 @@ class StopRequest:
                 # In a thread of its own: this one must hear the second signal.
                 threading.Thread(target=self._end_first, args=(number.name,), daemon=True).start()
         elif now - self._asked_at > _SECONDS_BETWEEN:
-            _end(f"stopped at once by a second signal, {number.name}", 128 + number)
+            last_words(f"stopped at once by a second signal, {number.name}", 128 + number)
 
     def _handle(self, number: int, frame: object) -> None:
         """In the main thread, when it comes to it. Once: the next signal must not disturb what the
@@ -124,15 +130,21 @@ class StopRequest:
 
     def _end_first(self, asked_by: str) -> None:
         time.sleep(_SECONDS_TO_UNWIND)
+        if self._is_deferred and not self._is_unwinding:
+            # It came at the last moment, and will be agreed on.
+            return
         self.before_exit()
-        _end(str(_stopped(asked_by)), EXIT_CODE)
+        last_words(str(_stopped(asked_by)), EXIT_CODE)
 
 
 def _stopped(asked_by: str) -> Stopped:
-    return Stopped(f"stopped by {asked_by}; the same command goes on from the last checkpoint")
+    message = f"stopped by {asked_by}; the same command goes on from the last checkpoint"
+    return Stopped(message, is_alone=True)
 
 
-def _end(message: str, code: int) -> None:
-    if launch.launched_rank() == 0:
+def last_words(message: str, code: int) -> NoReturn:
+    """Ends this process, whether or not anybody takes the message any more."""
+    try:
         print(f"hvd_yolo: {message}", file=sys.stderr, flush=True)
-    os._exit(code)
+    finally:
+        os._exit(code)

@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import BinaryIO, NamedTuple
 
 import psutil
@@ -18,7 +20,8 @@ from hvd_yolo.comm import launch
 from hvd_yolo.config import parse
 from hvd_yolo.config.supervise_verb import SuperviseConfig
 from hvd_yolo.errors import InputError
-from hvd_yolo.processes import adopt_orphans, die_with_parent, end_all
+from hvd_yolo.prctl import adopt_orphans, die_with_parent
+from hvd_yolo.processes import end_all
 from hvd_yolo.stopping import EXIT_CODE, SIGNALS
 
 # They pass it on to their ranks, and do not end at it themselves.
@@ -46,7 +49,7 @@ class Job:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 (no other thread runs by now)
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 (no other thread runs by now)
             )  # fmt: skip
         except OSError as error:
             raise InputError(f"{command[0]} cannot be started: {error.strerror}") from error
@@ -70,10 +73,14 @@ class Job:
         ranks = [process for process in found if _is_rank(process)]
         launchers = [psutil.Process(self._process.pid), *found]
         launchers = [process for process in launchers if process.name() in _PASS_USR1_ON]
-        if ranks or launchers:
-            [*ranks, *launchers][0].send_signal(signal.SIGUSR1)
-        else:
-            os.killpg(self._process.pid, signal.SIGTERM)
+        try:
+            if ranks or launchers:
+                [*ranks, *launchers][0].send_signal(signal.SIGUSR1)
+            else:
+                os.killpg(self._process.pid, signal.SIGTERM)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            # It is ending by itself.
+            return
 
     def end(self) -> End:
         """Ends whatever of the job is still alive."""
@@ -90,13 +97,16 @@ class Job:
         return End(
             code,
             code == 2 or _REFUSED in self._said,
-            code == EXIT_CODE or _STOPPED in self._said,
+            # A launcher that was killed did not stop on request, whatever its ranks did then.
+            code == EXIT_CODE or (code > 0 and _STOPPED in self._said),
         )
 
     def _pass_on(self, pipe: BinaryIO, out: BinaryIO) -> None:
         for line in pipe:
-            out.write(line)
-            out.flush()
+            # Where nobody listens any more, the job must not wait for that.
+            with suppress(OSError):
+                out.write(line)
+                out.flush()
             self._said |= {words for words in (_REFUSED, _STOPPED) if words in line}
 
 
@@ -113,7 +123,9 @@ def main(argv: Sequence[str]) -> None:
     adopt_orphans()
     asked: queue.Queue[int] = queue.Queue()
     for number in _SIGNALS:
-        signal.signal(number, lambda number, _: asked.put(number))
+        # nohup's choice stays.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: asked.put(number))
     sys.exit(_supervise(command, config, asked))
 
 
@@ -162,9 +174,10 @@ def _is_rank(process: psutil.Process) -> bool:
     """Whether a launcher promised this process a rank, and not one that it is a child of."""
     try:
         own, above = process.environ(), process.parent().environ()
+        is_python = process.name().startswith("python")
     except psutil.Error:
         return False
-    return launch.promised(own) is not None and launch.promised(above) is None
+    return is_python and launch.promised(own) is not None and launch.promised(above) is None
 
 
 def _refuse_new_runs(command: Sequence[str]) -> None:

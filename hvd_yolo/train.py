@@ -78,6 +78,8 @@ def fit(
     report.resumed_at(state.updates)
     while True:
         if state.is_evaluation_due and validate:
+            # A rank that is stopped in the evaluation is the end of rank 0, which may still write.
+            checkpoints.settle()
             with stop.at_once():
                 found = validate(state.ema.module)
             report.evaluation(_epochs(state, train_set), state.updates, found)

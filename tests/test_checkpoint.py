@@ -81,12 +81,13 @@ def test_so_many_are_kept_and_a_damaged_one_is_passed_over(tmp_path, caplog):
     assert checkpoint.load_newest(file)["metrics_bytes"] == 3
     assert "last.pt cannot be read" in caplog.text
     assert "going on from" in caplog.text
+    assert (tmp_path / "last.pt.damaged").exists()
+    assert not file.exists()
     (tmp_path / "last-1.pt").write_bytes(b"")
-    file.unlink()
     assert checkpoint.is_there(file)
     assert checkpoint.load_newest(file)["metrics_bytes"] == 2
     (tmp_path / "last-2.pt").unlink()
-    with pytest.raises(InputError, match=r"last\.pt: no such file; .*last-1\.pt"):
+    with pytest.raises(InputError, match=r"last\.pt: no such file"):
         checkpoint.load_newest(file)
 
 

@@ -166,6 +166,14 @@ def check_values(config: object) -> None:
 def _check_training(config: Config) -> None:
     # -1 is a batch size that is found later.
     check_values(dataclasses.replace(config, batch_size=1) if config.batch_size == -1 else config)
+    if config.checkpoint.every_minutes and (
+        config.comm.is_lossy or not config.comm.shares_every_update
+    ):
+        raise InputError(
+            "checkpoint.every_minutes: ranks that keep something to themselves (comm.compression "
+            "powersgd and topk, comm.sync_every, comm.op adasum) put it together at a checkpoint, "
+            "so the clock would change the result; take checkpoint.every_updates"
+        )
     if config.imgsz == 0:
         raise InputError("imgsz is 0, it must be at least 32")
     if config.global_batch and config.train.accumulate != 1:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from hvd_yolo.data.inputs import Filled
+from hvd_yolo.prctl import die_with_parent
 
 # For a worker that reads from a file system which does not answer.
 _SECONDS_TO_END = 5
@@ -88,6 +89,7 @@ def main(connection: int, memory: int, content: int) -> None:
     """A worker: fills what it is asked for until the other end is closed."""
     # Launchers and Ctrl-C signal the whole process group; the training process decides what it
     # means.
+    die_with_parent(signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)

@@ -2,6 +2,7 @@
 cannot steer."""
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from hvd_yolo.report.console import Console
 from hvd_yolo.tally import Window
 
 __all__ = ["Report", "slow_data_remedy"]
+
+logger = logging.getLogger("hvd_yolo.report")
 
 # A larger share of the time spent waiting for images, or for other ranks, is told. Not of the first
 # line after a start, which has the loader's start in it.
@@ -122,8 +125,12 @@ class Report:
             self._file.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(_finite(line)).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(_finite(line)).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            # A report cannot steer: a disk that is full ends no training.
+            logger.error("metrics.jsonl: a line is lost: %s", error)
 
 
 def slow_data_remedy(cache: str, num_workers: int) -> str:

@@ -6,8 +6,6 @@ import faulthandler
 import logging
 import os
 import selectors
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from hvd_yolo.comm import Comm
+from hvd_yolo.errors import InputError, Stopped
+from hvd_yolo.stopping import last_words
 from hvd_yolo.watchdog.channel import Line, connect
 from hvd_yolo.watchdog.judgement import Word, judge
 from hvd_yolo.watchdog.pulse import Pulse, WatchedComm, marked, pulse_of
@@ -25,6 +25,7 @@ logger = logging.getLogger("hvd_yolo.watchdog")
 
 _BEAT_SECONDS = 1.0
 _STACK_SECONDS = 3.0
+_TELL_SECONDS = 2.0
 
 
 @contextmanager
@@ -50,6 +51,12 @@ def watched(comm: Comm, timeout: float, tell: Callable[[str, str], None]) -> Ite
     thread.start()
     try:
         yield WatchedComm(comm, pulse)
+    except (InputError, Stopped):
+        raise
+    except BaseException:
+        # Whether its process really ends remains to be seen by the others.
+        watch.has_failed = True
+        raise
     finally:
         watch.is_over = True
         thread.join()
@@ -68,6 +75,9 @@ class _Watch:
         tell: Callable[[str, str], None],
     ) -> None:
         self.is_over = False
+        self.has_failed = False
+        self._forgiven = time.monotonic()
+        self._cpu_seconds = 0.0
         self._rank = comm.rank
         self._pulse = pulse
         self._lines = lines
@@ -87,11 +97,13 @@ class _Watch:
             now = time.monotonic()
             # This process was stopped itself, and has heard nobody for that long.
             if now - last > 5 * _BEAT_SECONDS:
+                self._forgiven = now
                 self._forgive(now)
             last = now
             self._beat(now)
         for line in self._lines.values():
-            line.send(bye=True)
+            if not self.has_failed:
+                line.send(bye=True)
             line.close()
 
     def _listen(self, seconds: float) -> None:
@@ -107,18 +119,23 @@ class _Watch:
 
     def _own_word(self, now: float) -> dict[str, Any]:
         mark = self._pulse.mark
-        return {**mark._asdict(), "since": None, "age": now - mark.since}
+        cpu_seconds = time.process_time()
+        if mark.is_computing and cpu_seconds - self._cpu_seconds > _BEAT_SECONDS / 10:
+            self._pulse.at(mark.phase, is_computing=True)
+            mark = self._pulse.mark
+        self._cpu_seconds = cpu_seconds
+        return {**mark._asdict(), "since": None, "age": now - max(mark.since, self._forgiven)}
 
     def _own_stack(self) -> str:
-        with tempfile.TemporaryFile("w+") as file:
+        # In memory: a disk may be what the rank waits for.
+        with open(os.memfd_create("hvd_yolo-stack"), "w+") as file:
             faulthandler.dump_traceback(file)
             file.seek(0)
             return f"the Python stack of rank {self._rank}:\n{file.read()}"
 
     def _end(self, message: str) -> None:
         if not self.is_over:
-            print(f"hvd_yolo: error: {message}", file=sys.stderr, flush=True)
-            os._exit(1)
+            last_words(f"watchdog: {message}", 1)
 
     def _beat(self, now: float) -> None:
         raise NotImplementedError
@@ -155,6 +172,8 @@ class _Judge(_Watch):
 
     def _forgive(self, now: float) -> None:
         self._heard = dict.fromkeys(self._heard, now)
+        for word in self._words.values():
+            word["age"] = 0.0
 
     def _beat(self, now: float) -> None:
         for line in self._lines.values():
@@ -173,9 +192,12 @@ class _Judge(_Watch):
         while len(self._stacks) < len(verdict.culprits) and time.monotonic() < deadline:
             self._listen(0.2)
         message = "\n".join([verdict.message, *self._stacks])
-        self._tell(verdict.kind, message)
         for line in self._lines.values():
             line.send(verdict=message)
+        # The disk may be what this rank waits for.
+        telling = threading.Thread(target=self._tell, args=(verdict.kind, message), daemon=True)
+        telling.start()
+        telling.join(_TELL_SECONDS)
         self._end(message)
 
     def _word(self, rank: int, told: dict[str, Any], silence: float) -> Word:

@@ -14,7 +14,7 @@ from hvd_yolo.doctor.interfaces import own_interfaces
 _CONNECT_SECONDS = 3.0
 # A rank that does not read is given up; the lines are short.
 _SEND_SECONDS = 2.0
-_LARGEST_LINE = 1 << 20
+_LARGEST_LINE = 1 << 24
 
 
 class Line:

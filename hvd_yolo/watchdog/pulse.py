@@ -16,12 +16,13 @@ T = TypeVar("T")
 class Mark(NamedTuple):
     """count: collectives that the rank has entered, which all ranks do in one order; phase: what it
     does since the moment `since` (time.monotonic()); is_waiting: for other ranks, in that
-    collective."""
+    collective; is_computing: it says nothing for long, and gets on while it takes a core."""
 
     count: int
     phase: str
     is_waiting: bool
     since: float
+    is_computing: bool = False
 
 
 class Pulse:
@@ -30,9 +31,9 @@ class Pulse:
     def __init__(self) -> None:
         self.mark = Mark(0, "the start", False, time.monotonic())
 
-    def at(self, phase: str) -> None:
+    def at(self, phase: str, is_computing: bool = False) -> None:
         """The rank has come to this; said again, that it is getting on with it."""
-        self.mark = Mark(self.mark.count, phase, False, time.monotonic())
+        self.mark = Mark(self.mark.count, phase, False, time.monotonic(), is_computing)
 
     def wait(self, collective: str) -> str:
         """The rank waits for the others, until at() is called; returns the phase it was in."""
@@ -43,11 +44,12 @@ class Pulse:
     @contextmanager
     def waiting(self, collective: str) -> Iterator[None]:
         """Inside, the rank waits for the others."""
+        is_computing = self.mark.is_computing
         phase = self.wait(collective)
         try:
             yield
         finally:
-            self.at(phase)
+            self.at(phase, is_computing)
 
 
 def pulse_of(comm: Comm) -> "Pulse":
@@ -64,6 +66,7 @@ def marked(batches: Iterable[T], comm: Comm, phase: str) -> Iterator[T]:
         pulse.at(phase)
         yield batch
         pulse.at(f"loading images for {phase}")
+    pulse.at(f"the end of {phase}", is_computing=True)
 
 
 class WatchedComm:
@@ -83,6 +86,9 @@ class WatchedComm:
         """See Comm."""
         phase = self.pulse.wait("the sum of gradients")
         with self._comm.reduced_gradients(optimizer, beside) as sums:
+            if self._comm.device.type == "cuda":
+                # NCCL of torch.distributed lets the host go on.
+                torch.cuda.current_stream().synchronize()
             self.pulse.at(phase)
             yield sums
 
