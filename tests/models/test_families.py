@@ -171,12 +171,12 @@ def test_low_precision_trains(name):
     exact = model(images.float(), targets)
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(images.float(), targets)
-    # Means, for another rounding may give an object more or fewer places.
+    # Means, and within a factor of two: another rounding may give an object more or fewer places.
     for term, value in losses.terms.items():
         assert value.dtype == torch.float32
         mean = (value / losses.weight_of(term).clamp(min=1)).item()
         exactly = (exact.terms[term] / exact.weight_of(term).clamp(min=1)).item()
-        assert mean == pytest.approx(exactly, rel=0.5, abs=0.05)
+        assert 0.5 * exactly - 0.05 < mean < 2 * exactly + 0.05
     losses.total().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
