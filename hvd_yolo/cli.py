@@ -18,6 +18,9 @@ from hvd_yolo.stopping import EXIT_CODE, last_words
 
 T = TypeVar("T")
 
+# How an error with exit code 2 begins.
+ERROR = "hvd_yolo: error:"
+
 # Between two lines of progress where there is no bar.
 _SECONDS_A_LINE = 10.0
 
@@ -71,7 +74,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             # Rank 0 has the same error and speaks; its exit ends this rank while it waits here. Who
             # is still there afterwards was alone with the error.
             time.sleep(3)
-        print(f"hvd_yolo: error: {error}", file=sys.stderr, flush=True)
+        print(f"{ERROR} {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except Stopped as stopped:
         if stopped.is_alone:

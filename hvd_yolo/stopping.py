@@ -17,6 +17,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 # Of a job that was stopped on request and goes on when it is started again: sysexits' EX_TEMPFAIL,
 # at which supervisors and Slurm's scripts start it again.
 EXIT_CODE = 75
+# How the last message of such a job ends; the supervisor looks for it, for not every launcher
+# passes the code on.
+ALL_SAVED = ", all is saved; the same command goes on"
 
 # A launcher passes on the signal that its whole process group has had already.
 _SECONDS_BETWEEN = 1.0

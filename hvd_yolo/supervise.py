@@ -22,14 +22,14 @@ from hvd_yolo.config.supervise_verb import SuperviseConfig
 from hvd_yolo.errors import InputError
 from hvd_yolo.prctl import adopt_orphans, die_with_parent
 from hvd_yolo.processes import end_all
-from hvd_yolo.stopping import EXIT_CODE, SIGNALS
+from hvd_yolo.stopping import ALL_SAVED, EXIT_CODE, SIGNALS
 
 # They pass it on to their ranks, and do not end at it themselves.
 _PASS_USR1_ON = ("mpirun", "mpiexec", "orterun", "prterun", "srun")
 _SIGNALS = (*SIGNALS, signal.SIGHUP)
 # What a job says at its end. Not that a rank was stopped at once: a launcher does that to the
 # others when one fails.
-_REFUSED, _STOPPED = b"hvd_yolo: error:", b", all is saved; the same command goes on"
+_REFUSED, _STOPPED = cli.ERROR.encode(), ALL_SAVED.encode()
 
 
 class End(NamedTuple):

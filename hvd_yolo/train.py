@@ -32,7 +32,7 @@ from hvd_yolo.report.banner import banner
 from hvd_yolo.saving import Checkpoints
 from hvd_yolo.state import TrainState, new_state, share_state
 from hvd_yolo.step import Step
-from hvd_yolo.stopping import StopRequest
+from hvd_yolo.stopping import ALL_SAVED, StopRequest
 from hvd_yolo.watchdog import watched
 from hvd_yolo.weights import load_weights
 
@@ -114,10 +114,7 @@ def _stop(stop: StopRequest, comm: Comm, report: Report, updates: int) -> NoRetu
     reasons = enumerate(gather_json(comm, stop.reason))
     rank, reason = next((rank, reason) for rank, reason in reasons if reason)
     report.event(updates, "stopped", f"{reason} on rank {rank}")
-    raise Stopped(
-        f"stopped by {reason} on rank {rank} after update {updates}, all is saved; the same "
-        "command goes on"
-    )
+    raise Stopped(f"stopped by {reason} on rank {rank} after update {updates}{ALL_SAVED}")
 
 
 def main(argv: Sequence[str]) -> None:
