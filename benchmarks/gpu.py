@@ -101,8 +101,7 @@ def our_rank(asked: dict[str, Any], options: list[str]) -> None:
         with agree(comm):
             side = feed.largest_side(config, stride)
             train_set = feed.kept(stack, config.loader, train_set, side, comm)
-        order = feed.make_order(config, comm, train_set, pace, stride)
-        batches = feed.open_training(config, comm, train_set, order, pace, (0, 0))
+        batches = feed.open_training(config, comm, train_set, pace, stride, (0, 0))
         for _ in range(asked["warmup"]):
             step.update(state, batches)
         started, images = now(comm.device), 0

@@ -138,8 +138,7 @@ def open_batches(
 ) -> Iterator[Batch]:
     """The batches of this rank, out of the real loader, or the same few of them for ever."""
     train_set = open_dataset(config.data, "train")
-    order = feed.make_order(config, comm, train_set, pace, stride)
-    batches = feed.open_training(config, comm, train_set, order, pace, (0, 0))
+    batches = feed.open_training(config, comm, train_set, pace, stride, (0, 0))
     if not in_memory:
         return batches
     kept = [

@@ -59,14 +59,17 @@ def output_file(option: str, name: str) -> Iterator[Path]:
         raise InputError(f"{option} {file} cannot be written: {error}") from error
 
 
+def speak_as(rank: int) -> None:
+    """What all ranks find alike is said by rank 0, what is an error on one rank by that rank; this
+    is rank `rank`."""
+    logging.getLogger("hvd_yolo").setLevel(logging.INFO if rank == 0 else logging.ERROR)
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a verb's main on the command line: exit code 0 when done, 2 for an InputError told in
     one message, 75 for a run that was stopped on request."""
-    # What all ranks find alike is said by rank 0; what is an error on one rank is said by that
-    # rank.
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    level = logging.INFO if launch.launched_rank() == 0 else logging.ERROR
-    logging.getLogger("hvd_yolo").setLevel(level)
+    speak_as(launch.launched_rank())
     try:
         main(sys.argv[1:])
     except InputError as error:

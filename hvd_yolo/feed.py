@@ -48,7 +48,7 @@ def largest_side(config: Config, stride: int) -> int:
     return _plain_order(config, 1, stride).largest_side
 
 
-def make_order(config: Config, comm: Comm, dataset: Dataset, pace: Pace, stride: int) -> Order:
+def _make_order(config: Config, comm: Comm, dataset: Dataset, pace: Pace, stride: int) -> Order:
     """The order and shapes of the training images; all ranks call it and get the same."""
     options = config.order
     order = _plain_order(config, len(dataset), stride)
@@ -71,11 +71,13 @@ def open_training(
     config: Config,
     comm: Comm,
     train_set: Dataset,
-    order: Order,
     pace: Pace,
+    stride: int,
     start: tuple[int, int],
 ) -> Iterator[Batch]:
-    """The micro-batches of this rank, from `start`, (epoch, images seen in it), on."""
+    """The micro-batches of this rank, from `start`, (epoch, images seen in it), on; every rank
+    calls it. stride: the model's largest."""
+    order = _make_order(config, comm, train_set, pace, stride)
     inputs = TrainingInputs(
         train_set, config.augment, order, pace.dealing, start, comm.rank, pace.closing_epoch
     )

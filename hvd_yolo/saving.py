@@ -5,19 +5,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hvd_yolo import checkpoint
 from hvd_yolo.comm import Comm, agree
 from hvd_yolo.config import Config, to_yaml
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.errors import InputError
 from hvd_yolo.report import Report
-from hvd_yolo.state import TrainState
+from hvd_yolo.state import TrainState, copied, share_state
 from hvd_yolo.stopping import StopRequest
 from hvd_yolo.watchdog import pulse_of
 
 logger = logging.getLogger("hvd_yolo.saving")
+
+_MOST_ROLLBACKS = 3
 
 
 class Checkpoints:
@@ -69,9 +69,41 @@ class Checkpoints:
             "metrics_bytes": self._report.metrics_bytes,
         }
         self._thread = threading.Thread(
-            target=self._write, args=(_copied(content, {}), names), name="checkpoint"
+            target=self._write, args=(copied(content), names), name="checkpoint"
         )
         self._thread.start()
+
+    def roll_back(self, state: TrainState, reason: str) -> None:
+        """Makes what `state` has learnt that of the last checkpoint without a bad update, and
+        leaves it at the images it has come to; every rank. Raises InputError on all of them where
+        there is none, or it was done three times before."""
+        if state.rollbacks == _MOST_ROLLBACKS:
+            raise InputError(
+                f"{reason}, and the run has gone back {_MOST_ROLLBACKS} times: a lower optim.lr, a "
+                "longer optim.warmup_epochs or --train.amp none may help"
+            )
+        self.settle()
+        with agree(self._comm):
+            if self._comm.is_main:
+                past = self._last_good()
+                state.load_trained(past)
+                message = f"{reason}: back to the weights after update {past['updates']}"
+                logger.warning("%s, on to the images that come next", message)
+                self._report.event(state.updates, "rolled back", message)
+        state.bad_updates = 0
+        state.rollbacks += 1
+        share_state(state, self._comm)
+
+    def _last_good(self) -> dict[str, Any]:
+        for file in checkpoint.kept_names(self._folder / "last.pt", self._options.keep):
+            if checkpoint.is_there(file):
+                training = checkpoint.load(file)["training"]
+                if not training["bad_updates"]:
+                    return training
+        raise InputError(
+            "the run has diverged, and no checkpoint of before is there to go back to: write some "
+            "with checkpoint.every_updates"
+        )
 
     def wait(self) -> None:
         """Until nothing is being written any more; raises what ended the writing, if that was no
@@ -106,18 +138,3 @@ class Checkpoints:
                 return
             except Exception as error:
                 self._crash = error
-
-
-def _copied(value: Any, copies: dict[tuple, torch.Tensor]) -> Any:  # noqa: ANN401
-    """The same containers with copies of their tensors on the CPU, one for those that are the same
-    memory."""
-    if isinstance(value, torch.Tensor):
-        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        if key not in copies:
-            copies[key] = value.detach().to("cpu", copy=True)
-        return copies[key]
-    if isinstance(value, dict):
-        return {key: _copied(item, copies) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item, copies) for item in value)
-    return value

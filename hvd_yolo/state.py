@@ -3,7 +3,7 @@ at start is this."""
 
 import io
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class TrainState:
     loss; window holds the sums of the progress line under way; compression is what
     Comm.settle_compression() returned last; is_evaluation_due: an epoch has ended whose evaluation
     is not done; bad_updates: so many, the last ones in a row, had a gradient that was not finite.
+    rollbacks: how often the run went back to a checkpoint; committed: what an elastic job goes back
+    to when it loses ranks.
     """
 
     model: nn.Module
@@ -44,10 +46,13 @@ class TrainState:
     compression: dict[str, Tensor] = field(default_factory=dict)
     is_evaluation_due: bool = False
     bad_updates: int = 0
+    rollbacks: int = 0
+    committed: "Commit | None" = None
 
     _COUNTERS = (
         "epoch", "images_seen", "updates", "unreadable", "best", "loss_weights", "window",
         "term_names", "compression", "is_evaluation_due", "bad_updates",
+        "rollbacks",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +75,44 @@ class TrainState:
         for name in self._COUNTERS:
             value = state[name]
             setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+
+    def load_trained(self, state: dict[str, Any]) -> None:
+        """Takes over what updates have changed, and not where they had come to: `state` is what
+        state_dict() gave."""
+        counters = {name: getattr(self, name) for name in self._COUNTERS}
+        self.load_state_dict({**state, **counters, "loss_weights": state["loss_weights"]})
+
+    def commit(self, comm: Comm, metrics_bytes: int) -> None:
+        """Keeps a copy of all this in the memory of every rank, which calls it; metrics_bytes: on
+        rank 0, how much of metrics.jsonl is written."""
+        metrics_bytes = int(comm.broadcast(torch.tensor(metrics_bytes)))
+        self.committed = Commit(copied(self.state_dict()), metrics_bytes)
+
+
+class Commit(NamedTuple):
+    """training: a state_dict() of its own memory; metrics_bytes: what metrics.jsonl held."""
+
+    training: dict[str, Any]
+    metrics_bytes: int
+
+
+def copied(value: Any) -> Any:  # noqa: ANN401 (containers of tensors and whatever else)
+    """The same containers with copies of their tensors on the CPU, one for those that are the same
+    memory."""
+    return _copied(value, {})
+
+
+def _copied(value: Any, copies: dict[tuple, Tensor]) -> Any:  # noqa: ANN401
+    if isinstance(value, Tensor):
+        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if key not in copies:
+            copies[key] = value.detach().to("cpu", copy=True)
+        return copies[key]
+    if isinstance(value, dict):
+        return {key: _copied(item, copies) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item, copies) for item in value)
+    return value
 
 
 def new_state(config: Config, num_classes: int, device: torch.device) -> TrainState:
@@ -102,18 +145,18 @@ def new_state(config: Config, num_classes: int, device: torch.device) -> TrainSt
     )
 
 
-def share_state(state: TrainState, comm: Comm) -> None:
-    """Gives every rank the state of rank 0, bit for bit.
+def share_state(state: TrainState, comm: Comm, root: int = 0) -> None:
+    """Gives every rank the state of rank `root`, bit for bit.
 
     As one block of bytes: hvd.broadcast_optimizer_state takes a real step on an optimizer that has
     no state yet, and weight decay would move the weights; here weights, optimizer and counters are
     one thing.
     """
     buffer = io.BytesIO()
-    if comm.is_main:
+    if comm.rank == root:
         torch.save(state.state_dict(), buffer)
-    content = broadcast_bytes(comm, buffer.getvalue())
-    if not comm.is_main:
+    content = broadcast_bytes(comm, buffer.getvalue(), root)
+    if comm.rank != root:
         state.load_state_dict(
             torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         )

@@ -18,13 +18,13 @@ from hvd_yolo.pace import Pace
 from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
-from hvd_yolo.tally import Tally, next_weights, weight_of, wishes_in
+from hvd_yolo.tally import Tally, Wishes, next_weights, weight_of, wishes_in
 
 
 class Step:
     """Makes updates on a TrainState; `grad_norm` tells about the last one, `tally` about those
-    since the last line of progress; is_stop_asked and is_save_asked what any rank wished in it,
-    with comm.sync_every in a round of updates."""
+    since the last line of progress; `wishes` what any rank wished in it, with comm.sync_every in a
+    round of updates; `diverged`, if not empty, why the run cannot go on from this state."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class Step:
         self._stop = stop
         self._tell = tell
         self._image_ids: list[int] = []
-        self.is_stop_asked = False
-        self.is_save_asked = False
+        self.wishes = Wishes()
+        self.diverged = ""
         self._settled = time.monotonic()
         self._dtype = getattr(torch, config.train.dtype)
         self._rounds = LocalRounds(config.comm, comm)
@@ -102,6 +102,7 @@ class Step:
         sent_before = self._comm.sent_bytes
         state.optimizer.zero_grad()
         self._image_ids = []
+        self.diverged = ""
         passes = [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
 
         def own_sums() -> Tensor:
@@ -117,14 +118,14 @@ class Step:
         state.bad_updates = 0 if is_finite else state.bad_updates + 1
         if not is_finite:
             self._leave_out(state, [losses for losses, _ in passes if losses is not None], is_local)
-        self.is_stop_asked, self.is_save_asked = False, False
+        self.wishes = Wishes()
         if is_local:
             started = time.monotonic()
             self._end_local(state, sums)
             self._comm_waited = time.monotonic() - started
         else:
             state.loss_weights = next_weights(state, sums)
-            self.is_stop_asked, self.is_save_asked = wishes_in(sums)
+            self.wishes = wishes_in(sums)
             self.tally.take_in(state, sums)
         state.images_seen += dealing.images_of_update(state.images_seen)
         if state.images_seen == dealing.num_images:
@@ -193,6 +194,9 @@ class Step:
             if is_local:
                 self._stop.ask(f"{many} {most}")
                 return
+            if self._config.train.on_divergence == "rollback":
+                self.diverged = f"{many} {most}"
+                return
             raise InputError(
                 f"{many} {most}: {message}; a lower optim.lr, a longer optim.warmup_epochs or "
                 "--train.amp none may help; weights and last checkpoint are those of before"
@@ -205,16 +209,17 @@ class Step:
         if is_round_over or len(state.loss_weights) == 1:
             shared = self._comm.sum(sums)
             state.loss_weights = next_weights(state, shared)
-            self.is_stop_asked, self.is_save_asked = wishes_in(shared)
+            self.wishes = wishes_in(shared)
         sent = self._rounds.meet(state) if is_round_over else 0
         self.tally.keep_own(sums, sent)
 
-    def _wishes(self) -> tuple[bool, bool]:
-        """What this rank wishes: to stop, to write a checkpoint. Clocks differ, so that of rank 0
-        counts."""
+    def _wishes(self) -> Wishes:
+        """What this rank wishes. Clocks differ, so that of rank 0 counts."""
         minutes = self._config.checkpoint.every_minutes
         is_save_due = minutes > 0 and time.monotonic() - self._settled > 60 * minutes
-        return bool(self._stop.reason), is_save_due and self._comm.is_main
+        return Wishes(
+            bool(self._stop.reason), is_save_due and self._comm.is_main, self._comm.has_news
+        )
 
     def _now(self) -> float:
         """The time at which the device has done what it was told, where ranks wait for ranks."""

@@ -13,9 +13,18 @@ from hvd_yolo.state import TrainState
 
 # The first entries of the vector that is summed over ranks with each update; the loss terms follow,
 # and then their divisors.
-_WEIGHT, _IMAGES, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT, _STOP, _SAVE, _TERMS = (
-    range(10)
-)
+_WEIGHT, _IMAGES, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT = range(7)
+_WISHES = slice(7, 10)
+_TERMS = 10
+
+
+class Wishes(NamedTuple):
+    """What a rank wishes, or any of them: to stop, to write a checkpoint, to begin again with other
+    ranks."""
+
+    stop: bool = False
+    save: bool = False
+    regroup: bool = False
 
 
 class Window(NamedTuple):
@@ -50,20 +59,19 @@ class Tally:
         passes: list[tuple[Losses | None, list[float]]],
         sent_bytes: float,
         comm_wait: float,
-        wishes: tuple[bool, bool],
+        wishes: Wishes,
     ) -> Tensor:
         """This rank's vector of an update.
 
         passes: losses of each micro-batch, with its images, unreadable images and seconds of wait
-        for them; comm_wait: seconds of the update before, for this one's wait is not over; wishes:
-        to stop, to write a checkpoint.
+        for them; comm_wait: seconds of the update before, for this one's wait is not over.
         """
         names = state.term_names or []
         counts = torch.tensor([counts for _, counts in passes], dtype=torch.float64).sum(0)
         own = torch.zeros(_TERMS + 2 * len(names), dtype=torch.float64)
         own[[_IMAGES, _UNREADABLE, _DATA_WAIT]] = counts
         own[[_UPDATES, _SENT, _COMM_WAIT]] = own.new_tensor([1.0, sent_bytes, comm_wait])
-        own[_STOP:_TERMS] = own.new_tensor(wishes)
+        own[_WISHES] = own.new_tensor(wishes)
         own = own.to(self._comm.device)
         for losses, _ in passes:
             if losses is not None:
@@ -89,7 +97,7 @@ class Tally:
         Times are kept apart from the rest, and wishes forgotten: a checkpoint holds the window, and
         time must not change its bits.
         """
-        self._waits = _added(self._waits, sums[_DATA_WAIT:_STOP].clone())
+        self._waits = _added(self._waits, sums[_DATA_WAIT : _COMM_WAIT + 1].clone())
         sums[_DATA_WAIT:_TERMS] = 0.0
         state.unreadable = state.unreadable + sums[_UNREADABLE]
         state.window = _added(state.window, sums)
@@ -140,10 +148,9 @@ def weight_of(sums: Tensor) -> Tensor:
     return sums[_WEIGHT]
 
 
-def wishes_in(sums: Tensor) -> tuple[bool, bool]:
-    """Whether any rank wished to stop, and to write a checkpoint, in an update's sums."""
-    stop, save = (sums[_STOP:_TERMS] > 0).tolist()
-    return stop, save
+def wishes_in(sums: Tensor) -> Wishes:
+    """What any rank wished in an update's sums."""
+    return Wishes(*(sums[_WISHES] > 0).tolist())
 
 
 def next_weights(state: TrainState, sums: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Comm(Protocol):
 
     `device` is where this rank computes; `settings` is what connect() chose for the engine and the
     process, for the run's records; `sent_bytes` counts what this rank has sent of gradients, by
-    the arithmetic of comm/traffic.py.
+    the arithmetic of comm/traffic.py; `is_elastic`: ranks may come and go, see comm/elastic.py.
     """
 
     name: str
@@ -40,11 +40,17 @@ class Comm(Protocol):
     device: torch.device
     settings: dict[str, str]
     sent_bytes: int
+    is_elastic: bool
 
     @property
     def is_main(self) -> bool:
         """True on rank 0, the one that prints and writes files. Never put a collective behind
         it."""
+        ...
+
+    @property
+    def has_news(self) -> bool:
+        """Whether this rank has heard that hosts have come or go; it alone, so far."""
         ...
 
     def distribute(

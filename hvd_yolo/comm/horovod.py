@@ -8,10 +8,11 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.comm import launch, traffic
+from hvd_yolo.comm import elastic, launch, traffic
 from hvd_yolo.comm.buckets import Reducer, Wait, equal_runs, in_memory_order, start_beside
 from hvd_yolo.comm.compression import make_reducer
 from hvd_yolo.comm.single import zero_missing_gradients
+from hvd_yolo.comm.views import InHalf, InPlace
 from hvd_yolo.config import CommConfig, Sharing
 from hvd_yolo.errors import InputError, OptionError
 
@@ -52,7 +53,7 @@ class HorovodComm:
                 f"Horovod cannot be imported ({error}): `make setup` builds it for the torch that "
                 f"is installed"
             ) from error
-        hvd.init()
+        elastic.begin(hvd)
         if options.hierarchical and (on_cpu or not (hvd.nccl_built() and hvd.mpi_enabled())):
             raise OptionError(
                 "comm.hierarchical: Horovod sums within a host first with NCCL under mpirun alone; "
@@ -67,7 +68,8 @@ class HorovodComm:
         self._passes_made: dict[Tensor, int] = {}
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        if promised and promised.size != self.size:
+        self.is_elastic = launch.is_elastic()
+        if promised and promised.size != self.size and not self.is_elastic:
             raise InputError(launch.lonely_message(promised, f"Horovod sees {self.size}"))
         if options.op == "adasum":
             self._check_adasum()
@@ -77,6 +79,11 @@ class HorovodComm:
     def is_main(self) -> bool:
         """True on rank 0."""
         return self.rank == 0
+
+    @property
+    def has_news(self) -> bool:
+        """What the launcher has told."""
+        return elastic.NEWS.have_come
 
     @property
     def sent_bytes(self) -> int:
@@ -112,7 +119,7 @@ class HorovodComm:
             optimizer,
             named_parameters=model.named_parameters(),
             op=self._hvd.Sum,
-            compression=_InHalf if options.compression == "fp16" else _InPlace,
+            compression=InHalf if options.compression == "fp16" else InPlace,
             backward_passes_per_step=passes,
             groups=equal_runs(trained, [p.numel() for p in trained], options.groups),
         )
@@ -163,7 +170,7 @@ class HorovodComm:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """hvd.allreduce with op=Sum."""
-        return self._hvd.allreduce(tensor.contiguous(), op=self._hvd.Sum)
+        return self._hvd.allreduce(tensor.contiguous(), name=_name("sum", tensor), op=self._hvd.Sum)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The sum over ranks divided by their number."""
@@ -171,9 +178,9 @@ class HorovodComm:
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """hvd.allgather, taken apart again."""
-        lengths = self._hvd.allgather(torch.tensor([len(tensor)])).tolist()
-        joined = self._hvd.allgather(tensor.contiguous())
-        return list(joined.split(lengths))
+        lengths = self._hvd.allgather(torch.tensor([len(tensor)]), name="lengths")
+        joined = self._hvd.allgather(tensor.contiguous(), name=_name("gather", tensor[:0]))
+        return list(joined.split(lengths.tolist()))
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """hvd.broadcast, in pieces that MPI can count."""
@@ -181,7 +188,8 @@ class HorovodComm:
         flat = received.view(-1)
         piece = _LARGEST_MESSAGE // tensor.element_size()
         for start in range(0, flat.numel(), piece):
-            self._hvd.broadcast_(flat[start : start + piece], root)
+            part = flat[start : start + piece]
+            self._hvd.broadcast_(part, root, name=_name(f"broadcast from {root}", part))
         return received
 
     def barrier(self) -> None:
@@ -215,40 +223,6 @@ class HorovodComm:
         self._passes_made = dict.fromkeys(self._passes_made, 0)
 
 
-class _InPlace:
-    """A Horovod compressor that changes nothing but the view: Horovod refuses channels_last
-    gradients.
-
-    A gradient has its parameter's strides on every rank, so its memory is the same dense run of
-    numbers everywhere; that run is summed in place.
-    """
-
-    @staticmethod
-    def compress(tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """The memory of the tensor as one dimension, and the tensor itself."""
-        return in_memory_order(tensor), tensor
-
-    @staticmethod
-    def decompress(_: Tensor, original: Tensor) -> Tensor:
-        """The tensor, whose memory now holds the sum."""
-        return original
-
-
-class _InHalf:
-    """The same, sent and summed as float16: Horovod's own refuses channels_last as well."""
-
-    @staticmethod
-    def compress(tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """The memory of the tensor in float16, and the tensor itself."""
-        return in_memory_order(tensor).half(), tensor
-
-    @staticmethod
-    def decompress(total: Tensor, original: Tensor) -> Tensor:
-        """The tensor, with the sum in it."""
-        in_memory_order(original).copy_(total)
-        return original
-
-
 class _Engine:
     """Horovod's collectives by name. A sum is a group of its own, for groups are not fused."""
 
@@ -276,6 +250,15 @@ class _Engine:
         return lambda: self._hvd.synchronize(handle)[0].view(self.size, -1)
 
 
+def _name(what: str, tensor: Tensor) -> str:
+    """The same for collectives that are alike, of which each ends before the next one begins.
+
+    Horovod agrees faster on what it has seen. Those without a name it would count from the start of
+    the process, so that ranks which came later would speak of others.
+    """
+    return f"{what}: {list(tensor.shape)} {tensor.dtype}"
+
+
 def _choose_settings(on_cpu: bool, latency_bound: bool, options: CommConfig) -> dict[str, str]:
     """Sets what Horovod and Open MPI read at start, unless the user did, and returns what is in
     force."""
@@ -286,6 +269,10 @@ def _choose_settings(on_cpu: bool, latency_bound: bool, options: CommConfig) -> 
         cycle = _QUICK_CYCLE_MS if options.compression in ("bf16", "powersgd") else CPU_CYCLE_MS
         chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else f"{cycle:g}"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    if launch.is_elastic():
+        # Kept over hvd.init(), it differs between ranks that were there before and ranks that are
+        # new: they fuse tensors otherwise, and Gloo aborts.
+        chosen["HOROVOD_CACHE_CAPACITY"] = "0"
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
     # What is said on the command line comes before the environment.

@@ -50,6 +50,17 @@ def launched_rank() -> int:
     return launch.rank if launch else 0
 
 
+def is_elastic() -> bool:
+    """Whether ranks may come and go while the job runs: `horovodrun --host-discovery-script`."""
+    return os.environ.get("HOROVOD_ELASTIC") == "1"
+
+
+def renumber(rank: int, size: int, local_rank: int, local_size: int) -> None:
+    """Tells whoever asks for what was promised that an elastic job has changed it."""
+    found = {"RANK": rank, "SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_SIZE": local_size}
+    os.environ.update({f"HOROVOD_{name}": str(value) for name, value in found.items()})
+
+
 def torchrun_place() -> tuple[int, int]:
     """Local rank and ranks of this host, as torchrun tells them; raises InputError where it does
     not."""

@@ -20,6 +20,8 @@ class SingleComm:
     local_size = 1
     is_main = True
     sent_bytes = 0
+    is_elastic = False
+    has_news = False
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")

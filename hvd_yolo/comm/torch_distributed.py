@@ -20,6 +20,9 @@ class TorchComm:
     """A rank of a torch.distributed job. See Comm for what the methods promise."""
 
     name = "torch"
+    # torchrun starts all ranks anew, from the last checkpoint.
+    is_elastic = False
+    has_news = False
 
     def __init__(
         self,

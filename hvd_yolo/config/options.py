@@ -71,7 +71,11 @@ class TrainConfig:
         sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
         max_bad_updates: updates in a row that may be left out because a gradient is not finite; one
-            more and the run stops.
+            more and the run has diverged.
+        on_divergence: what it does then: stop, or rollback: weights, optimizer and EMA become those
+            of the last checkpoint, and training goes on with the images that come next, for the
+            same ones would lead to the same end (Chowdhery et al. 2022, section 5.1); after the
+            third time it stops.
         freeze: layers that are not trained, their names or the beginnings of these, comma
             separated, as backbone. or backbone.stages.0,backbone.stages.1.
         autoanchor: fit the anchors of a YOLOv5 to the objects when they do not match.
@@ -86,6 +90,7 @@ class TrainConfig:
     sync_bn: bool = False
     freeze_bn: bool = False
     max_bad_updates: int = 10
+    on_divergence: Literal["stop", "rollback"] = "stop"
     freeze: str = ""
     autoanchor: bool = True
     checkpoint_activations: bool = False
@@ -118,6 +123,9 @@ class CommConfig:
             gradients are the largest and the least alike (Lin et al. 2018, 2020).
         stall_timeout: seconds that ranks wait for one that stands still before it is named, with
             what it does, and the job ends; 0: for ever.
+        commit_every: in an elastic job (horovodrun --host-discovery-script) every rank keeps a copy
+            of the state in memory every so many updates; when ranks are lost, the updates since
+            are made again.
         op: average, or adasum (Maleki et al. 2021; Horovod over MPI): what each rank's update
             changes is put together by Adasum, and the rate is not multiplied by the ranks.
     """
@@ -134,6 +142,7 @@ class CommConfig:
     sync_every: int = 1
     warmup: float = 3.0
     stall_timeout: float = 300.0
+    commit_every: int = 50
     op: Literal["average", "adasum"] = "average"
 
     @property

@@ -166,9 +166,14 @@ def check_values(config: object) -> None:
 def _check_training(config: Config) -> None:
     # -1 is a batch size that is found later.
     check_values(dataclasses.replace(config, batch_size=1) if config.batch_size == -1 else config)
-    if config.checkpoint.every_minutes and (
-        config.comm.is_lossy or not config.comm.shares_every_update
-    ):
+    keeps_own = config.comm.is_lossy or not config.comm.shares_every_update
+    if config.train.on_divergence == "rollback" and keeps_own:
+        raise InputError(
+            "train.on_divergence rollback: ranks that keep something to themselves "
+            "(comm.compression powersgd and topk, comm.sync_every, comm.op adasum) cannot go back "
+            "to a checkpoint without a restart; leave it out"
+        )
+    if config.checkpoint.every_minutes and keeps_own:
         raise InputError(
             "checkpoint.every_minutes: ranks that keep something to themselves (comm.compression "
             "powersgd and topk, comm.sync_every, comm.op adasum) put it together at a checkpoint, "
@@ -221,6 +226,7 @@ _RANGES = {
     "workers": (-1, math.inf),
     "seed": (0, (1 << 63) - 1), "train.accumulate": (1, math.inf),
     "train.max_bad_updates": (0, math.inf), "comm.groups": (1, math.inf),
+    "comm.commit_every": (1, math.inf),
     "comm.cycle_ms": (0, math.inf), "comm.fusion_mb": (0, math.inf),
     "comm.powersgd_rank": (1, math.inf), "comm.topk_share": (1e-6, 1),
     "comm.sync_every": (1, math.inf), "comm.warmup": (0, math.inf),

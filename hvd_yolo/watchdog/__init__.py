@@ -34,7 +34,8 @@ def watched(comm: Comm, timeout: float, tell: Callable[[str, str], None]) -> Ite
 
     A rank that the others have waited for longer than `timeout` seconds and that stands still is
     named, with its Python stack, on every rank's standard error, and to `tell` (what kind of fault,
-    and the message) on rank 0; then all ranks end with exit code 1. timeout 0: not watched.
+    and the message) on rank 0; then all ranks end with exit code 1. timeout 0: not watched. A rank
+    that ends is, in an elastic job, no reason for the others to.
     """
     pulse = Pulse()
     lines, hosts = connect(comm) if timeout and comm.size > 1 else (None, [])
@@ -79,6 +80,7 @@ class _Watch:
         self._forgiven = time.monotonic()
         self._cpu_seconds = 0.0
         self._rank = comm.rank
+        self._is_elastic = comm.is_elastic
         self._pulse = pulse
         self._lines = lines
         self._hosts = hosts
@@ -163,6 +165,9 @@ class _Judge(_Watch):
         self._heard[rank] = time.monotonic()
         if "bye" in message:
             self._words.pop(rank, None)
+        elif "end" in message and self._is_elastic:
+            # Horovod will tell.
+            self._words.pop(rank, None)
         elif "end" in message:
             self._ended.add(rank)
         elif "stack" in message:
@@ -220,6 +225,8 @@ class _Witness(_Watch):
             self._lines[0].send(stack=self._own_stack())
         elif "verdict" in message:
             self._end(message["verdict"])
+        elif "end" in message and self._is_elastic:
+            self.is_over = True
 
     def _forgive(self, now: float) -> None:
         self._heard = now

@@ -103,6 +103,40 @@ def test_losses_that_are_no_numbers_for_ever_stop_the_run(tmp_path):
 
 
 @needs_mpi
+def test_a_run_that_diverges_goes_back_and_on_with_the_images_that_follow(tmp_path):
+    folder = tmp_path / "run"
+    options = (
+        "--train.max_bad_updates", "1", "--checkpoint.every_updates", "3", "--max_updates", "14",
+        "--train.on_divergence", "rollback",
+    )  # fmt: skip
+    job = faulty(folder, "nan twice", 1, "mpirun", *options)
+    told, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, told
+    events = [line for line in lines(folder) if line["kind"] == "event"]
+    assert [(event["event"], event["step"]) for event in events] == [
+        ("not finite", 6), ("not finite", 7), ("rolled back", 7),
+    ]  # fmt: skip
+    assert "back to the weights after update 4" in events[-1]["reason"]
+    saved = checkpoint.load(folder / "checkpoints" / "last.pt")["training"]
+    assert (saved["updates"], saved["rollbacks"], saved["bad_updates"]) == (14, 1, 0)
+    # 9 images an update, 36 an epoch: none was seen again.
+    assert (saved["epoch"], saved["images_seen"]) == (3, 18)
+
+
+@needs_mpi
+def test_a_run_that_diverges_for_ever_is_given_up(tmp_path):
+    folder = tmp_path / "run"
+    options = (
+        "--train.max_bad_updates", "0", "--checkpoint.every_updates", "1",
+        "--train.on_divergence", "rollback",
+    )  # fmt: skip
+    job = faulty(folder, "nan for ever", 0, "mpirun", *options)
+    told, _ = job.communicate(timeout=120)
+    assert job.returncode == 2, told
+    assert "the run has gone back 3 times" in told
+
+
+@needs_mpi
 def test_a_rank_that_is_slow_is_no_alarm(tmp_path):
     """Stopped again and again for less than the timeout, in training and at the end."""
     folder = tmp_path / "run"

@@ -1,0 +1,33 @@
+#!/bin/sh
+# The hosts that an elastic job may use now, HOST:SLOTS a line. horovodrun calls this every second:
+#
+#   HVD_YOLO_HOSTS=hosts.txt horovodrun -np 4 --min-np 2 --max-np 8 --network-interface eth0 \
+#     --host-discovery-script hostfiles/discover_hosts.sh --blacklist-cooldown-range 10 300 \
+#     python -m hvd_yolo.train --global_batch 64 --output runs/elastic ...
+#
+# HVD_YOLO_HOSTS=FILE  that file, edited while the job runs: `host`, `host:2` or `host slots=2` a line
+# in a Slurm job       its nodes that Slurm holds to be up (salloc or sbatch with --no-kill)
+# in a Kubernetes pod  what the MPI operator knows (it mounts /etc/mpi/discover_hosts.sh)
+#
+# HVD_YOLO_SLOTS: ranks of a host for which no number is said; without it those that Slurm tells, or 1.
+set -eu
+
+slots=${HVD_YOLO_SLOTS:-${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}}
+
+hosts() {
+  if [ -n "${HVD_YOLO_HOSTS:-}" ]; then
+    # An editor that is just writing the file must not end the job.
+    cat "$HVD_YOLO_HOSTS" 2>/dev/null || true
+  elif [ -n "${SLURM_JOB_NODELIST:-}" ]; then
+    sinfo --noheader --Node --nodes="$SLURM_JOB_NODELIST" --states=alloc,mix,idle --format=%N | sort -u
+  elif [ -x /etc/mpi/discover_hosts.sh ]; then
+    /etc/mpi/discover_hosts.sh
+  else
+    echo "discover_hosts.sh: set HVD_YOLO_HOSTS to a file of hosts" >&2
+    return 1
+  fi
+}
+
+found=$(hosts)
+printf '%s\n' "$found" |
+  sed -e 's/#.*//' -e 's/[[:space:]]*slots=/:/' -e 's/[[:space:]]//g' -e '/^$/d' -e "/:/!s/\$/:$slots/"

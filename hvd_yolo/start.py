@@ -1,0 +1,181 @@
+"""How a run starts, and starts again when ranks have come or gone: one config, one data set and one
+state for all ranks."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from hvd_yolo import checkpoint, cli
+from hvd_yolo.autobatch import find_batch_size
+from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, gather_json, launch
+from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
+from hvd_yolo.data import different_names, open_dataset
+from hvd_yolo.data.dataset import Dataset, object_sizes
+from hvd_yolo.errors import InputError
+from hvd_yolo.models import YOLO
+from hvd_yolo.models.anchors import fit_anchors, has_anchors
+from hvd_yolo.models.trial import try_detector
+from hvd_yolo.precision import choose_amp
+from hvd_yolo.report import environment
+from hvd_yolo.state import Commit, TrainState, new_state, share_state
+from hvd_yolo.weights import load_weights
+
+logger = logging.getLogger("hvd_yolo.start")
+
+# What connect() looks at.
+_CONNECTED_BY = (
+    "device", "train.sync_bn", "comm.backend", "comm.op", "comm.compression", "comm.cycle_ms",
+    "comm.fusion_mb", "comm.hierarchical", "comm.timeline",
+)  # fmt: skip
+
+
+@dataclass
+class Kept:
+    """What a process of an elastic job keeps while ranks come and go."""
+
+    config: Config | None = None
+    sets: tuple[Dataset, Dataset | None] | None = None
+    state: TrainState | None = None
+    num_ranks: int = 0
+
+    @property
+    def committed(self) -> Commit | None:
+        """The last commit of this process."""
+        return None if self.state is None else self.state.committed
+
+
+class Prepared(NamedTuple):
+    """What training takes; metrics_bytes: how much of metrics.jsonl stays."""
+
+    comm: Comm
+    config: Config
+    train_set: Dataset
+    val_set: Dataset | None
+    state: TrainState
+    metrics_bytes: int
+
+
+def prepare(argv: Sequence[str], kept: Kept) -> Prepared:
+    """Connects this rank, and agrees with the others on what they train; every rank calls it.
+
+    Goes on from the last commit in `kept` of any rank, or else from the checkpoint of the run.
+    Raises InputError, most often on all ranks.
+    """
+    # Rank 0 alone looks into the run's folder, for other hosts need not share its disk; so ranks
+    # connect by what the command line says. In an elastic job a rank learns its number then.
+    said = parse_train(argv)
+    may_be_main = launch.launched_rank() == 0 or launch.is_elastic()
+    config = kept.config or (load(argv) if may_be_main else said)
+    if launch.promised() is None:
+        said = config
+    comm = connect(said.comm, said.device, said.train.sync_bn)
+    cli.speak_as(comm.rank)
+    root = _furthest(kept, comm)
+    kept.config, is_resumed = _settle(config, comm, root, kept.committed is not None)
+    config = kept.config
+    _refuse_unsaid(said, config)
+    folder = Path(config.output)
+    with agree(comm):
+        train_set, val_set = kept.sets = kept.sets or _open_data(config)
+        state = new_state(config, len(train_set.names), comm.device)
+        if not isinstance(state.model, YOLO):
+            try_detector(state.model, config.model, len(train_set.names), config.imgsz)
+        metrics_bytes = _restore(state, config, is_resumed, kept) if comm.rank == root else 0
+    # What is lost from here on has its commit still.
+    state.committed = kept.committed
+    kept.state = state
+    metrics_bytes = int(comm.broadcast(torch.tensor(metrics_bytes), root))
+    if root:
+        share_state(state, comm, root)
+    if config.batch_size == -1:
+        config.batch_size = find_batch_size(state.model, config, comm, train_set)
+    if config.train.autoanchor and not is_resumed:
+        _fit_anchors(state, config, comm, train_set)
+    with agree(comm):
+        if comm.is_main:
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            checkpoint.save_text(folder / "config.yaml", to_yaml(config))
+    start = environment.describe(comm)
+    if comm.is_main:
+        environment.append(folder / "environment.json", start, state.updates)
+    return Prepared(comm, config, train_set, val_set, state, metrics_bytes)
+
+
+def _furthest(kept: Kept, comm: Comm) -> int:
+    """The rank whose commit is the last one; rank 0 where there is none. Ranks that lose others in
+    the midst of an update may have one more or less."""
+    own = kept.committed.training["updates"] if kept.committed else -1
+    updates = gather_json(comm, own)
+    return updates.index(max(updates))
+
+
+def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
+    train_set = open_dataset(config.data, "train")
+    val_set = open_dataset(config.data, "val") if config.eval.every else None
+    if val_set and val_set.names != train_set.names:
+        raise InputError(different_names("the val split", val_set.names, train_set.names))
+    return train_set, val_set
+
+
+def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Config, bool]:
+    """The config of rank `root` with its output folder and precision, and whether a commit or a
+    checkpoint is there to go on from; on all ranks."""
+    if comm.rank == root and not config.output:
+        config.output = str(cli.next_free("exp"))
+    train = config.train
+    train.amp = choose_amp(train.amp, train.dtype, config.model, comm.device)
+    is_resumed = has_commit or (bool(config.resume) and checkpoint.is_there(_last(config)))
+    said = json.dumps({"config": to_yaml(config), "is_resumed": is_resumed})
+    heard = json.loads(broadcast_bytes(comm, said.encode(), root))
+    return from_yaml(heard["config"]), heard["is_resumed"]
+
+
+def _refuse_unsaid(said: Config, config: Config) -> None:
+    """Raises InputError where the run to resume was connected otherwise than the command line
+    says; all ranks find the same."""
+    old, new = flatten(config), flatten(said)
+    unsaid = [f"--{key} {old[key]}" for key in _CONNECTED_BY if old[key] != new[key]]
+    if unsaid:
+        raise InputError(
+            f"the run was started with {' '.join(unsaid)}: say it again, for ranks connect before "
+            "they know what is in the run's folder"
+        )
+
+
+def _last(config: Config) -> Path:
+    return Path(config.output) / "checkpoints" / "last.pt"
+
+
+def _restore(state: TrainState, config: Config, is_resumed: bool, kept: Kept) -> int:
+    """Loads what the run starts from, on one rank, and returns how much of metrics.jsonl stays."""
+    if kept.committed is not None:
+        state.load_state_dict(kept.committed.training)
+        return kept.committed.metrics_bytes
+    if is_resumed:
+        content = checkpoint.load_newest(_last(config))
+        state.load_state_dict(content["training"])
+        return content["metrics_bytes"]
+    if config.weights:
+        taken = load_weights(state.model, Path(config.weights))
+        state.ema.module.load_state_dict(state.model.state_dict())
+        logger.info("weights %s: %s", config.weights, taken)
+    return 0
+
+
+def _fit_anchors(state: TrainState, config: Config, comm: Comm, train_set: Dataset) -> None:
+    """Each rank reads its share of up to 2,000 images; all come to the same anchors, whatever their
+    number."""
+    if not has_anchors(state.model):
+        return
+    chosen = range(0, len(train_set), -(-len(train_set) // 2000))
+    sizes = object_sizes(train_set, chosen[comm.rank :: comm.size], config.imgsz)
+    sizes = torch.cat(comm.gather(torch.from_numpy(sizes))).numpy()
+    sizes = sizes[np.lexsort(sizes.T)]
+    logger.info(fit_anchors(state.model, sizes, config.seed))
+    state.ema.module.load_state_dict(state.model.state_dict())
