@@ -1,6 +1,7 @@
 """`python -m hvd_yolo.supervise -- horovodrun -np 4 python -m hvd_yolo.train --output runs/x ...`:
 starts the job again from its last checkpoint when it fails."""
 
+import math
 import os
 import queue
 import signal
@@ -23,6 +24,7 @@ from hvd_yolo.errors import InputError
 from hvd_yolo.prctl import adopt_orphans, die_with_parent
 from hvd_yolo.processes import end_all
 from hvd_yolo.stopping import ALL_SAVED, EXIT_CODE, SIGNALS
+from hvd_yolo.watchdog import VERDICT
 
 # They pass it on to their ranks, and do not end at it themselves.
 _PASS_USR1_ON = ("mpirun", "mpiexec", "orterun", "prterun", "srun")
@@ -30,6 +32,9 @@ _SIGNALS = (*SIGNALS, signal.SIGHUP)
 # What a job says at its end. Not that a rank was stopped at once: a launcher does that to the
 # others when one fails.
 _REFUSED, _STOPPED = cli.ERROR.encode(), ALL_SAVED.encode()
+# What ranks say that end for one that stands still. mpirun waits for the host of that one for ever.
+_HUNG = f"hvd_yolo: {VERDICT}".encode()
+_SECONDS_AFTER_VERDICT = 20.0
 
 
 class End(NamedTuple):
@@ -54,6 +59,7 @@ class Job:
         except OSError as error:
             raise InputError(f"{command[0]} cannot be started: {error.strerror}") from error
         self._said: set[bytes] = set()
+        self._hung_at = math.inf
         pairs = (
             (self._process.stdout, sys.stdout.buffer),
             (self._process.stderr, sys.stderr.buffer),
@@ -65,6 +71,11 @@ class Job:
     def is_over(self) -> bool:
         """Whether the launcher has ended."""
         return self._process.poll() is not None
+
+    def is_hung(self) -> bool:
+        """Whether its ranks have ended some time ago for one that stands still, and the launcher
+        has not."""
+        return time.monotonic() - self._hung_at > _SECONDS_AFTER_VERDICT
 
     def ask_to_stop(self) -> None:
         """One rank is enough, for it tells the others; launchers give theirs no time to save, so a
@@ -108,6 +119,8 @@ class Job:
                 out.write(line)
                 out.flush()
             self._said |= {words for words in (_REFUSED, _STOPPED) if words in line}
+            if _HUNG in line:
+                self._hung_at = min(self._hung_at, time.monotonic())
 
 
 def main(argv: Sequence[str]) -> None:
@@ -165,6 +178,9 @@ def _run(command: Sequence[str], config: SuperviseConfig, asked: "queue.Queue[in
         is_late = asked_at is not None and time.monotonic() - asked_at > config.grace
         if is_late or asked.qsize() > 1:
             _say("the job has not stopped when asked; it is ended")
+            break
+        if job.is_hung():
+            _say("the launcher has not ended with its ranks; it is ended")
             break
         time.sleep(0.05)
     return job.end()

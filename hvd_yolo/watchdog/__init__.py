@@ -19,9 +19,12 @@ from hvd_yolo.watchdog.channel import Line, connect
 from hvd_yolo.watchdog.judgement import Word, judge
 from hvd_yolo.watchdog.pulse import Pulse, WatchedComm, marked, pulse_of
 
-__all__ = ["Pulse", "WatchedComm", "marked", "pulse_of", "watched"]
+__all__ = ["VERDICT", "Pulse", "WatchedComm", "marked", "pulse_of", "watched"]
 
 logger = logging.getLogger("hvd_yolo.watchdog")
+
+# How a rank's last message begins; the supervisor looks for it.
+VERDICT = "watchdog: "
 
 _BEAT_SECONDS = 1.0
 _STACK_SECONDS = 3.0
@@ -137,7 +140,7 @@ class _Watch:
 
     def _end(self, message: str) -> None:
         if not self.is_over:
-            last_words(f"watchdog: {message}", 1)
+            last_words(f"{VERDICT}{message}", 1)
 
     def _beat(self, now: float) -> None:
         raise NotImplementedError

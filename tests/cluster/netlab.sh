@@ -33,6 +33,8 @@ Host *
   UserKnownHostsFile $L/ssh/known_hosts
   StrictHostKeyChecking yes
   ConnectTimeout 5
+  ServerAliveInterval 5
+  ServerAliveCountMax 2
 X
   cat > $L/sshd_config <<X
 Port $PORT

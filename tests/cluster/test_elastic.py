@@ -21,8 +21,8 @@ needs_hosts = pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing())
 
 
 @contextmanager
-def elastic_job(lab, folder, *options):
-    """A job on node1 to begin with, its output in folder/log, and what tells it of the hosts there
+def elastic_job(lab, folder, first=("node1",), launch=()):
+    """A job on the first hosts, its output in folder/log, and what tells it of the hosts there
     are."""
     file = folder / "hosts.txt"
 
@@ -30,12 +30,12 @@ def elastic_job(lab, folder, *options):
         (folder / "new").write_text("\n".join(names) + "\n")
         (folder / "new").rename(file)
 
-    be("node1")
+    be(*first)
     line = [
-        "horovodrun", "-np", "1", "--min-np", "1", "--max-np", "3", "--network-interface", "eth0",
-        "--gloo-timeout-seconds", "5", "--blacklist-cooldown-range", "200", "300",
+        "horovodrun", "-np", str(len(first)), "--min-np", "1", "--max-np", "3",
+        "--network-interface", "eth0", "--gloo-timeout-seconds", "5", *launch,
         "--host-discovery-script", str(REPOSITORY / "hostfiles" / "discover_hosts.sh"),
-        "python", "-m", "hvd_yolo.train", "--output", str(folder / "run"), *OPTIONS, *options,
+        "python", "-m", "hvd_yolo.train", "--output", str(folder / "run"), *OPTIONS,
     ]  # fmt: skip
     shell = ["bash", "-c", f"exec {' '.join(line)} > {folder}/log 2>&1"]
     # Where the first hosts are this one alone, horovodrun takes the loopback for all.
@@ -47,8 +47,15 @@ def elastic_job(lab, folder, *options):
         job.communicate()
 
 
-def updates_of(folder):
-    return [line["step"] for line in lines(folder / "run") if line["kind"] == "train"]
+def check_equal(folder):
+    """The run came to the weights of the one alone, with each update told once."""
+    reference, found = (
+        checkpoint.load(folder / name / "checkpoints" / "last.pt")["training"]
+        for name in ("alone", "run")
+    )
+    assert largest_difference(reference, found) < 1e-8
+    told = [line["step"] for line in lines(folder / "run") if line["kind"] == "train"]
+    assert told == list(range(1, 41))
 
 
 def wait_for(folder, job, update, num_ranks):
@@ -57,7 +64,7 @@ def wait_for(folder, job, update, num_ranks):
     while job.poll() is None and time.monotonic() < deadline:
         found = lines(folder / "run") if (folder / "run" / "metrics.jsonl").exists() else []
         regrouped = [i for i, line in enumerate(found) if line.get("event") == "regrouped"]
-        now = found[regrouped[-1]]["reason"].split()[-1] if regrouped else "1"
+        now = found[regrouped[-1]]["reason"].split()[-1] if regrouped else str(num_ranks)
         last = found[regrouped[-1] + 1 :] if regrouped else found
         if now == str(num_ranks) and any(
             x["kind"] == "train" and x["step"] >= update for x in last
@@ -87,13 +94,25 @@ def test_1_2_3_2_ranks_and_a_kill_come_to_the_weights_of_one_rank(tmp_path):
         wait_for(tmp_path, job, 22, 2)
         be("node2")
         assert job.wait(120) == 0, (tmp_path / "log").read_text()[-5000:]
-    reference = checkpoint.load(tmp_path / "alone" / "checkpoints" / "last.pt")["training"]
-    found = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["training"]
-    assert largest_difference(reference, found) < 1e-8
-    # Each update once, whatever was made again.
-    assert updates_of(tmp_path) == list(range(1, 41))
+    check_equal(tmp_path)
     told = [line["reason"] for line in lines(tmp_path / "run") if line["kind"] == "event"]
     assert told == ["1 ranks -> 2", "2 ranks -> 3", "3 ranks -> 2", "2 ranks -> 1"]
+
+
+@needs_hosts
+def test_a_host_that_goes_off_is_left_out_and_taken_back(tmp_path):
+    train(1, tmp_path / "alone", *OPTIONS)
+    cooldown = ("--blacklist-cooldown-range", "2", "4")
+    with hosts.made(3, tmp_path / "lab") as lab:
+        first = ("node1", "node2")
+        with elastic_job(lab, tmp_path, first, launch=cooldown) as (job, _):
+            wait_for(tmp_path, job, 5, 2)
+            lab.lab("kill", "node2")
+            wait_for(tmp_path, job, 9, 1)
+            lab.lab("boot", "node2")
+            wait_for(tmp_path, job, 10, 2)
+            assert job.wait(120) == 0, (tmp_path / "log").read_text()[-5000:]
+    check_equal(tmp_path)
 
 
 def test_hosts_of_a_file(tmp_path):
