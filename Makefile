@@ -9,8 +9,9 @@ BIN    := $(abspath $(VENV))/bin
 
 # command that must exist : Debian package that brings it
 PACKAGES := cmake:cmake g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin ssh:openssh-client
-# The tests make hosts of their own, with links and ssh between them.
+# The tests make hosts of their own, with links and ssh between them, and a Slurm.
 PACKAGES += $(if $(filter test,$(MAKECMDGOALS)),ip:iproute2 sshd:openssh-server faketime:faketime)
+PACKAGES += $(if $(filter test,$(MAKECMDGOALS)),slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge)
 
 REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements-gpu.txt) requirements.txt
 STAMP := $(VENV)/.requirements-$(DEVICE)
@@ -56,8 +57,10 @@ train: setup
 	$(BIN)/horovodrun -np $(RANKS) -H localhost:$(RANKS) $(BIN)/python -m hvd_yolo.train \
 	  --config configs/shapes_yolov8n.yaml --device $(if $(filter gpu,$(DEVICE)),cuda,cpu)
 
+# Jobs of several ranks one after the other, all else on two cores at once. LONG=1: the long tests too.
 test: setup
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore tests/cluster
+	$(BIN)/python -m pytest -q $(if $(LONG),-m "") tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,6 +1,10 @@
+import itertools
 import os
 import pickle
+import random
+import signal
 import subprocess
+import time
 
 import pytest
 import torch
@@ -99,6 +103,36 @@ def test_a_checkpoint_is_never_written_through_a_link(tmp_path):
     assert (tmp_path / "precious").read_text() == "mine"
     assert not (tmp_path / "last.pt").is_symlink()
     assert (tmp_path / "last.pt").stat().st_mode & 0o777 == 0o644
+
+
+def test_100_kills_in_a_save_leave_a_checkpoint_that_is_whole(tmp_path):
+    file, moments = tmp_path / "last.pt", random.Random(0)
+    saved = content(metrics_bytes=0)
+    started = time.monotonic()
+    checkpoint.save(file, saved, keep=2)
+    length, newest, in_midst = time.monotonic() - started, 0, 0
+    for _ in range(100):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            for number in itertools.count(newest + 1):
+                os.write(writer, b"[")
+                checkpoint.save(file, {**saved, "metrics_bytes": number}, keep=2)
+                os.write(writer, b"]")
+        os.close(writer)
+        told = os.read(reader, 1)
+        time.sleep(moments.uniform(0, 1.5 * length))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        told += os.read(reader, 1000)
+        os.close(reader)
+        in_midst += told.endswith(b"[")
+        found = checkpoint.load_newest(file)["metrics_bytes"]
+        assert newest + told.count(b"]") <= found <= newest + told.count(b"[")
+        newest = found
+    assert in_midst > 50
+    left = {x.name for x in tmp_path.iterdir()} - {"last.pt", "last-1.pt"}
+    assert left <= {".last.pt.writing", ".last-1.pt.writing"}
 
 
 @pytest.fixture

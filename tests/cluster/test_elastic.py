@@ -33,7 +33,7 @@ def elastic_job(lab, folder, first=("node1",), launch=()):
     be(*first)
     line = [
         "horovodrun", "-np", str(len(first)), "--min-np", "1", "--max-np", "3",
-        "--network-interface", "eth0", "--gloo-timeout-seconds", "5", *launch,
+        "--network-interface", "eth0", *launch,
         "--host-discovery-script", str(REPOSITORY / "hostfiles" / "discover_hosts.sh"),
         "python", "-m", "hvd_yolo.train", "--output", str(folder / "run"), *OPTIONS,
     ]  # fmt: skip
@@ -99,6 +99,7 @@ def test_1_2_3_2_ranks_and_a_kill_come_to_the_weights_of_one_rank(tmp_path):
     assert told == ["1 ranks -> 2", "2 ranks -> 3", "3 ranks -> 2", "2 ranks -> 1"]
 
 
+@pytest.mark.long
 @needs_hosts
 def test_a_host_that_goes_off_is_left_out_and_taken_back(tmp_path):
     train(1, tmp_path / "alone", *OPTIONS)

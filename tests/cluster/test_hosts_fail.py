@@ -21,6 +21,7 @@ OPTIONS = (
     "--comm.stall_timeout", "5",
 )  # fmt: skip
 
+LONG = pytest.mark.long
 # Mosaic takes others beside them.
 IMAGES = list(range(1, 37))
 
@@ -43,8 +44,8 @@ def wait_until(condition, job, folder, seconds):
     ("launcher", "number", "fault", "mend"),
     [
         (hosts.mpirun, 2, ("link", "node2", "down"), ("link", "node2", "up")),
-        (hosts.horovodrun, 2, ("kill", "node2"), ("boot", "node2")),
-        (hosts.mpirun, 3, ("kill", "node3"), ("boot", "node3")),
+        pytest.param(hosts.horovodrun, 2, ("kill", "node2"), ("boot", "node2"), marks=LONG),
+        pytest.param(hosts.mpirun, 3, ("kill", "node3"), ("boot", "node3"), marks=LONG),
         (hosts.horovodrun, 3, ("link", "node3", "down"), ("link", "node3", "up")),
     ],
     ids=["mpi-cut", "gloo-off", "mpi-3-off", "gloo-3-cut"],

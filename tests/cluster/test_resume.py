@@ -116,6 +116,7 @@ def test_resume_is_bitwise(undisturbed, tmp_path, moment, step, delay):
     assert len(starts) == 2
 
 
+@pytest.mark.long
 @needs_mpi
 @pytest.mark.parametrize(
     "choice",
