@@ -16,10 +16,10 @@ slots=${HVD_YOLO_SLOTS:-${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}}
 
 hosts() {
   if [ -n "${HVD_YOLO_HOSTS:-}" ]; then
-    # An editor that is just writing the file must not end the job.
-    cat "$HVD_YOLO_HOSTS" 2>/dev/null || true
+    cat "$HVD_YOLO_HOSTS"
   elif [ -n "${SLURM_JOB_NODELIST:-}" ]; then
-    sinfo --noheader --Node --nodes="$SLURM_JOB_NODELIST" --states=alloc,mix,idle --format=%N | sort -u
+    nodes=$(sinfo --noheader --all --Node --nodes="$SLURM_JOB_NODELIST" --states=alloc,mix,idle --format=%N)
+    printf '%s\n' "$nodes" | sort -u
   elif [ -x /etc/mpi/discover_hosts.sh ]; then
     /etc/mpi/discover_hosts.sh
   else
@@ -28,6 +28,8 @@ hosts() {
   fi
 }
 
+# When this fails, horovodrun warns and asks again; no hosts would be the end of all ranks.
 found=$(hosts)
+[ -n "$found" ]
 printf '%s\n' "$found" |
   sed -e 's/#.*//' -e 's/[[:space:]]*slots=/:/' -e 's/[[:space:]]//g' -e '/^$/d' -e "/:/!s/\$/:$slots/"

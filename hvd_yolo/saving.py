@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ class Checkpoints:
         comm: Comm,
         report: Report,
         stop: StopRequest,
+        state: TrainState,
     ) -> None:
+        """state: the one that the run begins with, or goes on from."""
+        self._is_last_bad = state.bad_updates > 0
         self._folder = folder
         self._options = config.checkpoint
         self._comm = comm
@@ -55,7 +59,9 @@ class Checkpoints:
     def save(self, state: TrainState, is_best: bool = False) -> None:
         """Begins to write last.pt, with all that evaluating the state or going on from it needs; at
         the end of an epoch epoch_NNN.pt too, where that is kept; before them best.pt, for last.pt
-        remembers that it was written."""
+        remembers that it was written. Every rank, for an elastic job commits what it saves."""
+        if self._comm.is_elastic:
+            state.commit(self._comm, self._report.metrics_bytes)
         if not self._comm.is_main or (self._fault and self._options.on_failure == "stop"):
             return
         every = self._options.every_epochs
@@ -68,8 +74,12 @@ class Checkpoints:
             "training": state.state_dict(),
             "metrics_bytes": self._report.metrics_bytes,
         }
+        # A state that may have diverged must not push out the one to go back to.
+        is_bad = state.bad_updates > 0
+        keep = 1 if is_bad and self._is_last_bad else self._options.keep
+        self._is_last_bad = is_bad
         self._thread = threading.Thread(
-            target=self._write, args=(copied(content), names), name="checkpoint"
+            target=self._write, args=(copied(content), names, keep), name="checkpoint"
         )
         self._thread.start()
 
@@ -96,10 +106,13 @@ class Checkpoints:
 
     def _last_good(self) -> dict[str, Any]:
         for file in checkpoint.kept_names(self._folder / "last.pt", self._options.keep):
-            if checkpoint.is_there(file):
+            try:
                 training = checkpoint.load(file)["training"]
-                if not training["bad_updates"]:
-                    return training
+            except InputError as error:
+                logger.error("%s", error)
+                continue
+            if not training["bad_updates"]:
+                return training
         raise InputError(
             "the run has diverged, and no checkpoint of before is there to go back to: write some "
             "with checkpoint.every_updates"
@@ -108,12 +121,23 @@ class Checkpoints:
     def wait(self) -> None:
         """Until nothing is being written any more; raises what ended the writing, if that was no
         fault of the disk."""
+        written = -1
         while self._thread is not None and self._thread.is_alive():
+            # However slow the disk, this rank gets on while there is more on it.
+            if (more := self._bytes_written()) != written:
+                pulse_of(self._comm).at("writing a checkpoint")
+            written = more
             self._thread.join(1)
-            # However slow the disk, this rank does not stand still.
-            pulse_of(self._comm).at("writing a checkpoint")
         if self._crash is not None:
             raise self._crash
+
+    def _bytes_written(self) -> int:
+        sizes = []
+        for file in self._folder.glob(".*.writing"):
+            # It may have become the checkpoint by now.
+            with suppress(FileNotFoundError):
+                sizes.append(file.stat().st_size)
+        return sum(sizes)
 
     def settle(self) -> None:
         """Until all is on the disk; every rank calls it. Raises InputError on all of them when the
@@ -123,12 +147,11 @@ class Checkpoints:
             if self._fault is not None:
                 raise self._fault
 
-    def _write(self, content: dict[str, Any], names: list[str]) -> None:
+    def _write(self, content: dict[str, Any], names: list[str], keep: int) -> None:
         self._fault = None
         for name in names:
-            keep = self._options.keep if name == "last.pt" else 1
             try:
-                checkpoint.save(self._folder / name, content, keep)
+                checkpoint.save(self._folder / name, content, keep if name == "last.pt" else 1)
             except InputError as error:
                 logger.error("%s", error)
                 self._fault = error

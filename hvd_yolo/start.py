@@ -4,6 +4,7 @@ state for all ranks."""
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import torch
 
 from hvd_yolo import checkpoint, cli
 from hvd_yolo.autobatch import find_batch_size
-from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, gather_json, launch
+from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, elastic, gather_json, launch
 from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
@@ -39,8 +40,10 @@ _CONNECTED_BY = (
 class Kept:
     """What a process of an elastic job keeps while ranks come and go."""
 
+    caches: ExitStack
     config: Config | None = None
     sets: tuple[Dataset, Dataset | None] | None = None
+    is_cached: bool = False
     state: TrainState | None = None
     num_ranks: int = 0
 
@@ -48,6 +51,11 @@ class Kept:
     def committed(self) -> Commit | None:
         """The last commit of this process."""
         return None if self.state is None else self.state.committed
+
+    @property
+    def updates(self) -> int:
+        """How many the last commit holds, -1 where there is none."""
+        return self.committed.training["updates"] if self.committed else -1
 
 
 class Prepared(NamedTuple):
@@ -65,8 +73,18 @@ def prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     """Connects this rank, and agrees with the others on what they train; every rank calls it.
 
     Goes on from the last commit in `kept` of any rank, or else from the checkpoint of the run.
-    Raises InputError, most often on all ranks.
+    Raises InputError, most often on all ranks; but HostsChanged on those that have a commit, for
+    the fault is then that of a host that has come, and the others go on without it.
     """
+    try:
+        return _prepare(argv, kept)
+    except InputError as error:
+        if kept.committed is None:
+            raise
+        raise elastic.HostsChanged(str(error)) from error
+
+
+def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     # Rank 0 alone looks into the run's folder, for other hosts need not share its disk; so ranks
     # connect by what the command line says. In an elastic job a rank learns its number then.
     said = parse_train(argv)
@@ -110,8 +128,7 @@ def prepare(argv: Sequence[str], kept: Kept) -> Prepared:
 def _furthest(kept: Kept, comm: Comm) -> int:
     """The rank whose commit is the last one; rank 0 where there is none. Ranks that lose others in
     the midst of an update may have one more or less."""
-    own = kept.committed.training["updates"] if kept.committed else -1
-    updates = gather_json(comm, own)
+    updates = gather_json(comm, kept.updates)
     return updates.index(max(updates))
 
 

@@ -43,7 +43,7 @@ class Step:
         self._image_ids: list[int] = []
         self.wishes = Wishes()
         self.diverged = ""
-        self._settled = time.monotonic()
+        self._saved = time.monotonic()
         self._dtype = getattr(torch, config.train.dtype)
         self._rounds = LocalRounds(config.comm, comm)
         self.tally = Tally(comm, config.loader.max_unreadable)
@@ -136,9 +136,10 @@ class Step:
         state.ema.update(state.model, state.updates)
         return rate
 
-    def settle(self, state: TrainState) -> None:
-        """Makes the state one for all ranks, as evaluation and checkpoints need it; every rank."""
-        self._settled = time.monotonic()
+    def settle(self, state: TrainState, is_saved: bool) -> None:
+        """Makes the state one for all ranks, as evaluation and checkpoints need it; every rank.
+        is_saved: a checkpoint follows."""
+        self._saved = time.monotonic() if is_saved else self._saved
         self.tally.share(state)
         self._rounds.settle(state)
         state.compression = self._comm.settle_compression()
@@ -216,7 +217,7 @@ class Step:
     def _wishes(self) -> Wishes:
         """What this rank wishes. Clocks differ, so that of rank 0 counts."""
         minutes = self._config.checkpoint.every_minutes
-        is_save_due = minutes > 0 and time.monotonic() - self._settled > 60 * minutes
+        is_save_due = minutes > 0 and time.monotonic() - self._saved > 60 * minutes
         return Wishes(
             bool(self._stop.reason), is_save_due and self._comm.is_main, self._comm.has_news
         )

@@ -63,7 +63,7 @@ class StopRequest:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Inside, the first signal is only noted."""
-        self._is_deferred = True
+        self._is_deferred, self._is_unwinding = True, False
         try:
             yield
         except BaseException:
@@ -74,9 +74,12 @@ class StopRequest:
             self._is_deferred = False
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self, unless: bool = False) -> Iterator[None]:
         """Inside, which is within deferred(), nothing would be lost: the first signal ends the
-        process, also one that came just before."""
+        process, also one that came just before; unless others would go on without it."""
+        if unless:
+            yield
+            return
         self._is_deferred = False
         if self._asked_by:
             self._is_unwinding = True

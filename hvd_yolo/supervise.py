@@ -35,6 +35,7 @@ _REFUSED, _STOPPED = cli.ERROR.encode(), ALL_SAVED.encode()
 # What ranks say that end for one that stands still. mpirun waits for the host of that one for ever.
 _HUNG = f"hvd_yolo: {VERDICT}".encode()
 _SECONDS_AFTER_VERDICT = 20.0
+_SECONDS_BETWEEN = 1.0
 
 
 class End(NamedTuple):
@@ -134,15 +135,22 @@ def main(argv: Sequence[str]) -> None:
     command = argv[place + 1 :]
     _refuse_new_runs(command)
     adopt_orphans()
-    asked: queue.Queue[int] = queue.Queue()
+    asked: queue.Queue[float] = queue.Queue()
+
+    def ask(number: int, frame: object) -> None:
+        """Notes a signal; Slurm and shells give one to the process, and to its group once more."""
+        now = time.monotonic()
+        if asked.empty() or now - asked.queue[-1] > _SECONDS_BETWEEN:
+            asked.put(now)
+
     for number in _SIGNALS:
         # nohup's choice stays.
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: asked.put(number))
+            signal.signal(number, ask)
     sys.exit(_supervise(command, config, asked))
 
 
-def _supervise(command: Sequence[str], config: SuperviseConfig, asked: "queue.Queue[int]") -> int:
+def _supervise(command: Sequence[str], config: SuperviseConfig, asked: "queue.Queue[float]") -> int:
     for restarts in range(config.max_restarts + 1):
         started = time.monotonic()
         end = _run(command, config, asked)
@@ -166,7 +174,7 @@ def _supervise(command: Sequence[str], config: SuperviseConfig, asked: "queue.Qu
     raise AssertionError("every way out is above")
 
 
-def _run(command: Sequence[str], config: SuperviseConfig, asked: "queue.Queue[int]") -> End:
+def _run(command: Sequence[str], config: SuperviseConfig, asked: "queue.Queue[float]") -> End:
     """One job, to its end. A first signal asks it to stop, within config.grace seconds; a second
     ends it."""
     job = Job(command)

@@ -4,7 +4,7 @@ horovodrun -np 16 -H node1:8,node2:8 python -m hvd_yolo.train --data coco.yaml -
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -52,7 +52,7 @@ def fit(
     stride, start = largest_stride(state.model), (state.epoch, state.images_seen)
     batches = feed.open_training(config, comm, train_set, pace, stride, start)
     validate = feed.open_validation(config, comm, val_set) if val_set else None
-    checkpoints = Checkpoints(folder, config, train_set, comm, report, stop)
+    checkpoints = Checkpoints(folder, config, train_set, comm, report, stop, state)
 
     report.resumed_at(state.updates)
     if comm.is_elastic:
@@ -61,7 +61,7 @@ def fit(
         if state.is_evaluation_due and validate:
             # A rank that is stopped in the evaluation is the end of rank 0, which may still write.
             checkpoints.settle()
-            with stop.at_once():
+            with stop.at_once(unless=comm.is_elastic):
                 found = validate(state.ema.module)
             report.evaluation(_epochs(state, train_set), state.updates, found)
             state.is_evaluation_due, best = False, state.best
@@ -81,10 +81,10 @@ def fit(
         if step.diverged:
             checkpoints.roll_back(state, step.diverged)
         if due.save or due.commit:
-            step.settle(state)
+            step.settle(state, due.save)
         if due.save:
             checkpoints.save(state)
-        if due.commit:
+        elif due.commit:
             state.commit(comm, report.metrics_bytes)
         if step.wishes.stop or step.wishes.regroup:
             checkpoints.settle()
@@ -109,8 +109,8 @@ def _due(state: TrainState, config: Config, comm: Comm, pace: Pace, wishes: Wish
     return _Due(
         report=is_last or _is_time(state.updates, config.report.every),
         evaluation=is_last or (has_ended_epoch and _is_time(state.epoch, config.eval.every)),
-        save=is_last or has_ended_epoch or is_saving_time or wishes.save or wishes.stop,
-        commit=is_commit_time or wishes.regroup,
+        save=is_last or has_ended_epoch or is_saving_time or any(wishes),
+        commit=is_commit_time,
     )
 
 
@@ -128,11 +128,15 @@ def main(argv: Sequence[str]) -> None:
     """`python -m hvd_yolo.train`: every rank runs this."""
     with StopRequest() as stop:
         end_with_launcher(stop)
-        elastic.run(partial(_run, argv, stop, Kept()))
+        with ExitStack() as caches:
+            kept = Kept(caches)
+            elastic.run(partial(_run, argv, stop, kept), lambda: kept.updates)
 
 
 def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
-    comm, config, train_set, val_set, state, metrics_bytes = prepare(argv, kept)
+    # From the second time on there is something to lose.
+    with stop.deferred() if kept.committed else nullcontext():
+        comm, config, train_set, val_set, state, metrics_bytes = prepare(argv, kept)
     folder = Path(config.output)
     pace = make_pace(config, len(train_set), comm.size)
     total_updates = pace.total_updates(state.epoch, state.images_seen, state.updates)
@@ -147,14 +151,22 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
     with ExitStack() as stack:
         stack.callback(report.close)
         with agree(comm):
-            train_set = feed.kept(stack, config.loader, train_set, side, comm)
-            val_set = val_set and feed.kept(stack, config.loader, val_set, config.imgsz, comm)
+            if not kept.is_cached:
+                train_set = feed.kept(kept.caches, config.loader, train_set, side, comm)
+                val_set = val_set and feed.kept(
+                    kept.caches, config.loader, val_set, config.imgsz, comm
+                )
+                kept.sets, kept.is_cached = (train_set, val_set), True
         tell = partial(_tell, report, state)
         comm = stack.enter_context(watched(comm, config.comm.stall_timeout, tell))
         stop.max_hours = config.max_hours
         with stop.deferred():
             files = folder / "checkpoints"
-            fit(state, config, comm, train_set, val_set, report, files, stop)
+            try:
+                fit(state, config, comm, train_set, val_set, report, files, stop)
+            finally:
+                # Who begins again must not write beside who is still writing.
+                stop.before_exit()
         best = f"; best AP {state.best:.4f} in {folder}/checkpoints/best.pt" if val_set else ""
         report.say(f"done: {state.updates} updates{best}")
 

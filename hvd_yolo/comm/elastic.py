@@ -12,8 +12,13 @@ from hvd_yolo.comm import launch
 logger = logging.getLogger("hvd_yolo.elastic")
 
 
+# Failures, one after the other, without a new commit: it is not the hosts then.
+_MOST_FAILURES = 5
+
+
 class HostsChanged(Exception):
-    """All ranks leave what they do, to begin again with the ranks that there are now."""
+    """All ranks leave what they do, to begin again with the ranks that there are now; the message,
+    if any, is a fault of a host that has come."""
 
 
 class News:
@@ -32,9 +37,10 @@ class News:
 NEWS = News()
 
 
-def run(job: Callable[[], None]) -> None:
+def run(job: Callable[[], None], progress: Callable[[], int]) -> None:
     """Calls `job`, which connects the ranks and trains; in an elastic job again whenever ranks have
-    come or gone, until it returns. What it keeps in memory for the next time is its own affair.
+    come or gone, until it returns. What it keeps in memory for the next time is its own affair;
+    `progress` tells of it, and job is given up when it fails again and again without any.
 
     All of job is repeated, connecting and opening data included, for ranks that are new make the
     same collectives as those that were there. (hvd.elastic.run, which repeats less, forbids any
@@ -48,16 +54,22 @@ def run(job: Callable[[], None]) -> None:
 
     notification_manager.init()
     notification_manager.register_listener(NEWS)
+    failures, made = 0, progress()
     while True:
+        name = f"rank {launch.launched_rank()} on {socket.gethostname()}"
         try:
             job()
             return
-        except HostsChanged:
-            logger.info("hosts have come or gone: the ranks that there are now go on")
-        except HorovodInternalError as error:
-            # Each rank says so, for rank 0 may be the one that was lost.
-            name = f"rank {launch.launched_rank()} on {socket.gethostname()}"
-            logger.error("%s has lost other ranks and goes on without them: %s", name, error)
+        except (HostsChanged, HorovodInternalError) as error:
+            failures = failures + 1 if progress() == made else 0
+            made = progress()
+            if failures == _MOST_FAILURES:
+                raise
+            # Each rank says what failed, for rank 0 may be the one that was lost.
+            if str(error):
+                logger.error("%s: %s; going on with the ranks that there are", name, error)
+            else:
+                logger.info("hosts have come or gone; going on with the ranks that there are")
         # The model of before, with its hooks, lives on in the frames of the exception.
         gc.collect()
         _end()

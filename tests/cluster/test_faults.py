@@ -1,5 +1,6 @@
 """A job in which a rank goes wrong says which, and ends or goes on."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -151,3 +152,38 @@ def test_a_rank_that_is_slow_is_no_alarm(tmp_path):
         time.sleep(0.3)
     assert job.wait(120) == 0
     assert all(line["kind"] != "event" for line in lines(folder))
+
+
+@pytest.fixture
+def own_disk(tmp_path):
+    """A file system that can be frozen; thawed and gone afterwards."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a file system")
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(200 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@needs_mpi
+def test_a_disk_that_does_not_answer_is_no_reason_to_wait_for_ever(own_disk, tmp_path):
+    folder, log = own_disk / "run", tmp_path / "log"
+    with log.open("w") as out:
+        job = subprocess.Popen(
+            command_for(2, ["-m", "hvd_yolo.train", "--output", str(folder), *OPTIONS,
+                            "--checkpoint.every_updates", "3"]),
+            cwd=REPOSITORY, env=job_environment(), stdout=out, stderr=out,
+        )  # fmt: skip
+        try:
+            wait_until(lambda: trained_to(5)(lines(folder)), job)
+            subprocess.run(["fsfreeze", "--freeze", own_disk], check=True)
+            wait_until(lambda: "watchdog: rank 0 on" in log.read_text(), job, 30)
+        finally:
+            # Nobody can end a process that waits for a disk.
+            subprocess.run(["fsfreeze", "--unfreeze", own_disk], check=True)
+        assert job.wait(30) != 0
+    assert checkpoint.load(folder / "checkpoints" / "last.pt")["training"]["updates"] >= 3
