@@ -58,13 +58,14 @@ def check_equal(folder):
     assert told == list(range(1, 41))
 
 
-def wait_for(folder, job, update, num_ranks):
-    """Until an update of at least that number has been made by so many ranks."""
+def wait_for(folder, job, update, num_ranks, first=1):
+    """Until an update of at least that number has been made by so many ranks; the job began with
+    `first`."""
     deadline = time.monotonic() + 120
     while job.poll() is None and time.monotonic() < deadline:
         found = lines(folder / "run") if (folder / "run" / "metrics.jsonl").exists() else []
         regrouped = [i for i, line in enumerate(found) if line.get("event") == "regrouped"]
-        now = found[regrouped[-1]]["reason"].split()[-1] if regrouped else str(num_ranks)
+        now = found[regrouped[-1]]["reason"].split()[-1] if regrouped else str(first)
         last = found[regrouped[-1] + 1 :] if regrouped else found
         if now == str(num_ranks) and any(
             x["kind"] == "train" and x["step"] >= update for x in last
@@ -107,7 +108,7 @@ def test_a_host_that_goes_off_is_left_out_and_taken_back(tmp_path):
     with hosts.made(3, tmp_path / "lab") as lab:
         first = ("node1", "node2")
         with elastic_job(lab, tmp_path, first, launch=cooldown) as (job, _):
-            wait_for(tmp_path, job, 5, 2)
+            wait_for(tmp_path, job, 5, 2, first=2)
             lab.lab("kill", "node2")
             wait_for(tmp_path, job, 9, 1)
             lab.lab("boot", "node2")
