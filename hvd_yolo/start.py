@@ -117,7 +117,13 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
         _fit_anchors(state, config, comm, train_set)
     with agree(comm):
         if comm.is_main:
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            try:
+                (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"the run's folder {folder} cannot be made: {error.strerror}; choose another "
+                    "--output"
+                ) from error
             checkpoint.save_text(folder / "config.yaml", to_yaml(config))
     start = environment.describe(comm)
     if comm.is_main:

@@ -136,6 +136,17 @@ def test_refusals_are_one_message_with_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_files_of_a_run_are_its_own(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    error = refusal(*SMALL, "--output", str(tmp_path / "file" / "run"))
+    assert f"the run's folder {tmp_path}/file/run cannot be made: Not a directory" in error
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "metrics.jsonl").symlink_to(tmp_path / "file")
+    error = refusal(*SMALL, "--output", str(tmp_path / "linked"))
+    assert "linked/metrics.jsonl cannot be written" in error
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_resume_with_a_changed_model_is_refused(tmp_path):
     train(1, tmp_path, *SMALL, "--max_updates", "1", "--eval.every", "0")
     before = (tmp_path / "checkpoints" / "last.pt").read_bytes()

@@ -4,10 +4,12 @@ cannot steer."""
 import json
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation
 from hvd_yolo.report.console import Console
 from hvd_yolo.tally import Window
@@ -55,7 +57,11 @@ class Report:
         self._comm_remedy = _COMM_REMEDY
         if not is_main:
             return
-        self._file = open(folder / "metrics.jsonl", "ab")  # noqa: SIM115 (open as long as the run)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        try:
+            self._file = os.fdopen(os.open(folder / "metrics.jsonl", flags, 0o644), "ab")
+        except OSError as error:
+            raise InputError(f"{folder}/metrics.jsonl cannot be written: {error}") from error
         self._file.truncate(min(metrics_bytes, self._file.seek(0, 2)))
         self._file.seek(0, 2)
         self._console = Console(total_updates, is_launched)
