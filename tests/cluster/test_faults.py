@@ -164,7 +164,9 @@ def own_disk(tmp_path):
     with open(image, "wb") as file:
         file.truncate(200 << 20)
     subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    mounted = subprocess.run(["mount", "-o", "loop", image, folder], check=False)
+    if mounted.returncode:
+        pytest.skip("needs loop devices")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
