@@ -1,6 +1,7 @@
 """A job in which a rank goes wrong says which, and ends or goes on."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -189,3 +190,66 @@ def test_a_disk_that_does_not_answer_is_no_reason_to_wait_for_ever(own_disk, tmp
             subprocess.run(["fsfreeze", "--unfreeze", own_disk], check=True)
         assert job.wait(30) != 0
     assert checkpoint.load(folder / "checkpoints" / "last.pt")["training"]["updates"] >= 3
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("launcher", "number", "said"),
+    [
+        ("mpirun", signal.SIGKILL, "rank 1 on {host} failed"),
+        ("gloo", signal.SIGSTOP, "rank 1 on {host} has been in loading images for an update"),
+    ],
+)
+def test_a_loader_process_that_is_dead_or_stands_still(tmp_path, launcher, number, said):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    with log.open("w") as out:
+        arguments = ["-m", "hvd_yolo.train", "--output", str(folder), *OPTIONS, "--workers", "1"]
+        job = subprocess.Popen(
+            command_for(2, arguments, launcher), cwd=REPOSITORY, env=job_environment(),
+            stdout=out, stderr=out,
+        )  # fmt: skip
+        wait_until(lambda: trained_to(5)(lines(folder)), job)
+        (worker,) = ranks_of(job)[1].children()
+        worker.send_signal(number)
+        # The timeout, 5 seconds, and what launchers take to end the others.
+        assert job.wait(4 + 5 + 10) != 0
+    assert said.format(host=socket.gethostname()) in log.read_text()
+    psutil.wait_procs([worker], timeout=5)
+    assert not worker.is_running()
+
+
+@needs_mpi
+@pytest.mark.parametrize("launcher", ["mpirun", "gloo"])
+def test_another_shape_on_one_rank(tmp_path, launcher):
+    folder = tmp_path / "run"
+    job = faulty(folder, "shape", 1, launcher)
+    told, _ = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert f"rank 1 on {socket.gethostname()} waits in a sum of 3 numbers" in told
+    assert lines(folder)[-1]["event"] == "different"
+
+
+@needs_mpi
+@pytest.mark.parametrize(("choice", "code"), [("stop", 2), ("go_on", 0)])
+def test_a_disk_that_is_full(tmp_path, choice, code):
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", disk], check=True)
+    try:
+        options = (
+            "--checkpoint.every_updates", "3", "--checkpoint.on_failure", choice, "--max_updates",
+            "14", "--epochs", "1000", "--checkpoint.keep", "1",
+        )  # fmt: skip
+        job = faulty(disk / "run", "full disk", 0, "mpirun", *options)
+        told, _ = job.communicate(timeout=120)
+        saved = checkpoint.load(disk / "run" / "checkpoints" / "last.pt")["training"]
+        steps = [line["step"] for line in lines(disk / "run") if line["kind"] == "train"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert job.returncode == code, told
+    assert re.search(r"last\.pt cannot be written: No space left .*; it needs \d+ MB, and", told)
+    # The disk is full from the sixth update to the tenth.
+    assert saved["updates"] == (14 if choice == "go_on" else 4)
+    assert steps[-1] == 14 if choice == "go_on" else steps[-1] <= 10

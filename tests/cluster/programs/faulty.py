@@ -1,9 +1,11 @@
 """hvd_yolo.train in which one rank goes wrong at update 5: `faulty.py FAULT RANK OPTIONS...`."""
 
 import os
+import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -26,13 +28,23 @@ def skip(comm):
     """As code that asks a rank's own data whether it takes part: here the others do."""
 
 
+def another_shape(comm):
+    """As a head of another number of classes: see FaultyStep."""
+    comm.sum(torch.ones(3))
+
+
+def fill_disk(_):
+    """All that is free beside the run, until update 10."""
+    (FOLDER / "filler").write_bytes(bytes(shutil.disk_usage(FOLDER).free - (1 << 20)))
+
+
 def not_a_number(_):
     """From here on, in FaultyStep."""
 
 
 FAULTS = {
     "nan": not_a_number, "nan twice": not_a_number, "nan for ever": not_a_number, "stop": stop,
-    "sleep": sleep, "fail": fail, "skip": skip,
+    "sleep": sleep, "fail": fail, "skip": skip, "shape": another_shape, "full disk": fill_disk,
 }  # fmt: skip
 
 
@@ -49,6 +61,10 @@ class FaultyStep(step.Step):
                 FAULTS[FAULT](self._comm)
             elif FAULT == "skip":
                 self._comm.sum(torch.ones(3))
+            elif FAULT == "shape":
+                self._comm.sum(torch.ones(4))
+        if state.updates == 10 and FAULT == "full disk" and self._comm.is_main:
+            (FOLDER / "filler").unlink()
         return super().update(state, batches)
 
     def _divided(self, losses, state):
@@ -61,5 +77,6 @@ class FaultyStep(step.Step):
 
 if __name__ == "__main__":
     FAULT, RANK = sys.argv.pop(1), int(sys.argv.pop(1))
+    FOLDER = Path(sys.argv[sys.argv.index("--output") + 1])
     train.Step = FaultyStep
     cli.run(train.main)
