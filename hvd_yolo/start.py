@@ -97,7 +97,7 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     root = _furthest(kept, comm)
     kept.config, is_resumed = _settle(config, comm, root, kept.committed is not None)
     config = kept.config
-    _refuse_unsaid(said, config)
+    refuse_unsaid(said, config)
     folder = Path(config.output)
     with agree(comm):
         train_set, val_set = kept.sets = kept.sets or _open_data(config)
@@ -159,7 +159,7 @@ def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Co
     return from_yaml(heard["config"]), heard["is_resumed"]
 
 
-def _refuse_unsaid(said: Config, config: Config) -> None:
+def refuse_unsaid(said: Config, config: Config) -> None:
     """Raises InputError where the run to resume was connected otherwise than the command line
     says; all ranks find the same."""
     old, new = flatten(config), flatten(said)

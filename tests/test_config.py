@@ -3,7 +3,7 @@ import yaml
 
 from hvd_yolo import config
 from hvd_yolo.errors import InputError
-from hvd_yolo.train import _refuse_unsaid
+from hvd_yolo.start import refuse_unsaid
 
 
 def refusal(*argv):
@@ -141,5 +141,5 @@ def test_what_ranks_connect_by_is_said_again():
     """Ranks but the first connect before they see the config of the run they resume."""
     saved = config.load(["--comm.compression", "bf16", "--train.sync_bn", "true"])
     with pytest.raises(InputError, match=r"--train.sync_bn True --comm.compression bf16: say it"):
-        _refuse_unsaid(config.parse_train(["--resume", "runs/exp"]), saved)
-    _refuse_unsaid(saved, saved)
+        refuse_unsaid(config.parse_train(["--resume", "runs/exp"]), saved)
+    refuse_unsaid(saved, saved)
