@@ -2,9 +2,11 @@
 
 import itertools
 import logging
+import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,4 +94,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if launch.promised() is not None:
             rank = f"rank {launch.launched_rank()} on {socket.gethostname()}"
             print(f"hvd_yolo: {rank} failed:", file=sys.stderr, flush=True)
+            traceback.print_exc()
+            # At an orderly exit Horovod waits for the others, which may wait for this rank.
+            sys.stdout.flush()
+            os._exit(1)
         raise
