@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 import socket
 import sys
 import time
@@ -93,9 +92,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         # The traceback that follows may be one of many, and the launcher says of none whose it is.
         if launch.promised() is not None:
             rank = f"rank {launch.launched_rank()} on {socket.gethostname()}"
-            print(f"hvd_yolo: {rank} failed:", file=sys.stderr, flush=True)
-            traceback.print_exc()
             # At an orderly exit Horovod waits for the others, which may wait for this rank.
             sys.stdout.flush()
-            os._exit(1)
+            last_words(f"{rank} failed:\n{traceback.format_exc()}", 1)
         raise

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hvd_yolo import checkpoint
 from tests.cluster import hosts
-from tests.cluster.test_resume import compare, lines, without_times
+from tests.cluster.test_resume import lines
+from tests.cluster.test_stopping import check_same_end
 from tests.conftest import REPOSITORY, needs_mpi, train
 
 SCRIPT = str(Path(__file__).with_name("slurmlab.sh"))
@@ -74,16 +74,10 @@ def wait_until(condition, run, folder, seconds):
         time.sleep(0.2)
 
 
-def check_same_end(folder, updates):
-    train(2, folder / "undisturbed", *OPTIONS, "--max_updates", str(updates), "--epochs", "100000")
-    found, expected = (
-        checkpoint.load(folder / name / "checkpoints" / "last.pt")["training"]
-        for name in ("run", "undisturbed")
-    )
-    compare(found, expected)
-    told = [line for line in without_times(folder / "run") if line["kind"] == "train"]
-    assert told == [line for line in without_times(folder / "undisturbed")]
-    return [line["reason"] for line in lines(folder / "run") if line["kind"] == "event"]
+def check_same_end_as_undisturbed(folder, updates):
+    undisturbed = folder / "undisturbed"
+    train(2, undisturbed, *OPTIONS, "--max_updates", str(updates), "--epochs", "100000")
+    check_same_end(folder / "run", undisturbed)
 
 
 def updates_of(folder):
@@ -102,7 +96,7 @@ def test_a_job_whose_time_ends_is_queued_again_and_ends_the_same(tmp_path):
         wait_until(lambda: f"update {made + 2}/" in said(tmp_path), run, tmp_path, 180)
         assert "goes on after update" in said(tmp_path)
         wait_until(lambda: "done: 150" in said(tmp_path), run, tmp_path, 240)
-    check_same_end(tmp_path, 150)
+    check_same_end_as_undisturbed(tmp_path, 150)
 
 
 def test_a_job_that_is_preempted_is_queued_again_and_ends_the_same(tmp_path):
@@ -113,4 +107,4 @@ def test_a_job_that_is_preempted_is_queued_again_and_ends_the_same(tmp_path):
         run("sbatch", *high, "--output=/dev/null", "--wrap=sleep 5")
         wait_until(lambda: "saved; the same command" in said(tmp_path), run, tmp_path, 60)
         wait_until(lambda: "done: 60" in said(tmp_path), run, tmp_path, 240)
-    check_same_end(tmp_path, 60)
+    check_same_end_as_undisturbed(tmp_path, 60)
