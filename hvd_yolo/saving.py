@@ -68,10 +68,12 @@ class Checkpoints:
         is_kept = every and state.images_seen == 0 and state.epoch % every == 0
         names = ["best.pt"] * is_best + [f"epoch_{state.epoch:03}.pt"] * bool(is_kept) + ["last.pt"]
         self.wait()
+        # An elastic job has the copy already.
+        training = state.committed.training if self._comm.is_elastic else copied(state.state_dict())
         content = {
             **self._fixed,
-            "weights": state.ema.module.state_dict(),
-            "training": state.state_dict(),
+            "weights": training["ema"],
+            "training": training,
             "metrics_bytes": self._report.metrics_bytes,
         }
         # A state that may have diverged must not push out the one to go back to.
@@ -79,7 +81,7 @@ class Checkpoints:
         keep = 1 if is_bad and self._is_last_bad else self._options.keep
         self._is_last_bad = is_bad
         self._thread = threading.Thread(
-            target=self._write, args=(copied(content), names, keep), name="checkpoint"
+            target=self._write, args=(content, names, keep), name="checkpoint"
         )
         self._thread.start()
 
