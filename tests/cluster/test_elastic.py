@@ -10,7 +10,7 @@ from hvd_yolo import checkpoint
 from tests.cluster import hosts
 from tests.cluster.test_resume import lines
 from tests.cluster.test_world_size import COMMON, largest_difference
-from tests.conftest import REPOSITORY, train
+from tests.conftest import REPOSITORY, run_job, train
 
 OPTIONS = (
     *COMMON, "--max_updates", "40", "--global_batch", "9", "--train.sync_bn", "true",
@@ -21,7 +21,7 @@ needs_hosts = pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing())
 
 
 @contextmanager
-def elastic_job(lab, folder, first=("node1",), launch=()):
+def elastic_job(lab, folder, first=("node1",), launch=(), options=()):
     """A job on the first hosts, its output in folder/log, and what tells it of the hosts there
     are."""
     file = folder / "hosts.txt"
@@ -36,6 +36,7 @@ def elastic_job(lab, folder, first=("node1",), launch=()):
         "--network-interface", "eth0", *launch,
         "--host-discovery-script", str(REPOSITORY / "hostfiles" / "discover_hosts.sh"),
         "python", "-m", "hvd_yolo.train", "--output", str(folder / "run"), *OPTIONS,
+        *options,
     ]  # fmt: skip
     shell = ["bash", "-c", f"exec {' '.join(line)} > {folder}/log 2>&1"]
     # Where the first hosts are this one alone, horovodrun takes the loopback for all.
@@ -115,6 +116,27 @@ def test_a_host_that_goes_off_is_left_out_and_taken_back(tmp_path):
             wait_for(tmp_path, job, 10, 2)
             assert job.wait(120) == 0, (tmp_path / "log").read_text()[-5000:]
     check_equal(tmp_path)
+
+
+@pytest.mark.long
+@needs_hosts
+def test_a_host_that_cannot_train_is_told_and_the_others_go_on(tmp_path):
+    """Its data are missing."""
+    data = tmp_path / "data"
+    options = ("--data", str(data / "data.yaml"))
+    convert = ["-m", "hvd_yolo.data", "convert", "--data", "shapes:36", "--to", "yolo"]
+    assert run_job(1, [*convert, "--output", str(data)]).returncode == 0
+    train(1, tmp_path / "alone", *OPTIONS, *options)
+    with hosts.made(3, tmp_path / "lab") as lab:
+        assert lab.run("node2", ["mount", "-t", "tmpfs", "tmpfs", str(data)]).returncode == 0
+        with elastic_job(lab, tmp_path, options=options) as (job, be):
+            wait_for(tmp_path, job, 3, 1)
+            be("node1", "node2")
+            assert job.wait(120) == 0, (tmp_path / "log").read_text()[-5000:]
+    check_equal(tmp_path)
+    told = (tmp_path / "log").read_text()
+    assert "data.yaml" in told
+    assert "going on with the ranks that there are" in told
 
 
 def test_hosts_of_a_file(tmp_path):
