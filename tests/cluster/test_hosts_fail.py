@@ -43,7 +43,9 @@ def wait_until(condition, job, folder, seconds):
 @pytest.mark.parametrize(
     ("launcher", "number", "fault", "mend"),
     [
-        (hosts.mpirun, 2, ("link", "node2", "down"), ("link", "node2", "up")),
+        pytest.param(
+            hosts.mpirun, 2, ("link", "node2", "down"), ("link", "node2", "up"), marks=LONG
+        ),
         pytest.param(hosts.horovodrun, 2, ("kill", "node2"), ("boot", "node2"), marks=LONG),
         pytest.param(hosts.mpirun, 3, ("kill", "node3"), ("boot", "node3"), marks=LONG),
         (hosts.horovodrun, 3, ("link", "node3", "down"), ("link", "node3", "up")),

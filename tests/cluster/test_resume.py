@@ -142,7 +142,7 @@ def test_resume_is_bitwise_for_every_family_and_with_lamb(tmp_path, choice):
 
 
 @needs_mpi
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_resume_on_another_number_of_ranks_sees_the_same_images(undisturbed, tmp_path, size):
     program = ["-m", "tests.cluster.programs.log_images"]
     seen = {}
@@ -204,11 +204,13 @@ def test_resume_is_bitwise_with_weighted_rectangular_updates_from_a_cache(tmp_pa
 @pytest.mark.parametrize(
     ("size", "launcher", "options"),
     [
-        (2, "torchrun", ("--batch_size", "3")),
+        pytest.param(2, "torchrun", ("--batch_size", "3"), marks=pytest.mark.long),
         (3, "mpirun", ("--comm.compression", "powersgd", "--comm.warmup", "0.5")),
         (2, "torchrun", ("--comm.compression", "topk", "--comm.warmup", "0", "--batch_size", "3")),
         (3, "mpirun", ("--comm.sync_every", "2", "--comm.warmup", "0.5")),
-        (2, "torchrun", ("--comm.sync_every", "4", "--comm.warmup", "0")),
+        pytest.param(
+            2, "torchrun", ("--comm.sync_every", "4", "--comm.warmup", "0"), marks=pytest.mark.long
+        ),
         (2, "mpirun", ("--comm.op", "adasum", "--global_batch", "0", "--batch_size", "4")),
     ],
     ids=[

@@ -78,7 +78,7 @@ def check_same_end(folder, undisturbed):
         ("mpirun", signal.SIGTERM, 1),
         ("mpirun", signal.SIGUSR1, 0),
         ("gloo", signal.SIGUSR2, 1),
-        ("torchrun", signal.SIGINT, 1),
+        pytest.param("torchrun", signal.SIGINT, 1, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_to_one_rank_stops_all_and_loses_nothing(

@@ -22,6 +22,9 @@ from tests.conftest import REPOSITORY, command_for, job_environment, needs_mpi
 
 __all__ = ["undisturbed"]
 
+# The same over the other launcher.
+LONG = pytest.mark.long
+
 
 def supervised(folder, *options, launcher="mpirun", flags=("--backoff", "0.5")):
     arguments = ["-m", "hvd_yolo.train", "--output", str(folder), *options]
@@ -53,7 +56,7 @@ def launcher_of(job):
 
 
 @needs_mpi
-@pytest.mark.parametrize("launcher", ["mpirun", "gloo"])
+@pytest.mark.parametrize("launcher", [pytest.param("mpirun", marks=LONG), "gloo"])
 def test_a_rank_and_a_launcher_are_killed_and_the_run_ends_bitwise_the_same(
     undisturbed, tmp_path, launcher
 ):
@@ -84,7 +87,7 @@ def test_a_job_that_is_refused_is_not_started_again(tmp_path):
 
 
 @needs_mpi
-@pytest.mark.parametrize("launcher", ["mpirun", "gloo"])
+@pytest.mark.parametrize("launcher", ["mpirun", pytest.param("gloo", marks=LONG)])
 def test_a_signal_to_the_supervisor_saves_and_stops(undisturbed, tmp_path, launcher):
     folder = tmp_path / "run"
     job = start(supervised(folder, *OPTIONS, launcher=launcher))

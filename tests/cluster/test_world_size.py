@@ -12,6 +12,8 @@ from hvd_yolo import checkpoint
 from hvd_yolo.models import build_model
 from tests.conftest import needs_mpi, train
 
+LONG = pytest.mark.long
+
 COMMON = (
     "--data", "shapes:56", "--imgsz", "64", "--train.dtype", "float64", "--epochs", "100",
     "--max_updates", "20", "--eval.every", "0", "--report.every", "20",
@@ -56,7 +58,9 @@ RATES = {"yolov5n": "1e-3", "yolov10n": "1e-4", "yolo11n": "1e-4", "yolox-nano":
 
 
 @needs_mpi
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "yolov10n" else LONG) for name in RATES]
+)
 def test_every_family_on_1_and_3_ranks(tmp_path, name):
     """Without clipping, which would hide a wrong divisor."""
     options = ("--model", name, "--global_batch", "7", "--train.sync_bn", "true")
@@ -77,7 +81,10 @@ def test_13_images_with_adamw(tmp_path):
 
 
 @needs_mpi
-@pytest.mark.parametrize(("name", "rate", "bound"), [("lars", "0.1", 1e-9), ("lamb", "1e-3", 1e-6)])
+@pytest.mark.parametrize(
+    ("name", "rate", "bound"),
+    [pytest.param("lars", "0.1", 1e-9, marks=LONG), ("lamb", "1e-3", 1e-6)],
+)
 def test_13_images_with_layer_wise_rates(tmp_path, name, rate, bound):
     """LAMB magnifies rounding errors as AdamW does."""
     options = ("--global_batch", "13", "--train.sync_bn", "true", "--optim.name", name)
@@ -90,20 +97,21 @@ def test_a_rank_without_images_with_sync_bn(tmp_path):
 
 
 @needs_mpi
-def test_rectangular_weighted_updates_of_many_sizes(tmp_path):
-    """Inputs of 64 to 192 pixels, wide, high and square; on 3 ranks also a rank without images."""
+@pytest.mark.parametrize("global_batch", ["9", pytest.param("2", marks=LONG)])
+def test_rectangular_weighted_updates_of_many_sizes(tmp_path, global_batch):
+    """Inputs of 64 to 192 pixels, wide, high and square; 2 on 3 ranks: one has no images."""
     options = ("--order.rect", "true", "--order.multi_scale", "0.5", "--order.class_balance", "1")
     options += ("--imgsz", "128", "--train.sync_bn", "true", "--data", "shapes:28")
-    check(tmp_path, (3,), (*options, "--global_batch", "9"))
-    check(tmp_path / "few", (3,), (*options, "--global_batch", "2"))
+    check(tmp_path, (3,), (*options, "--global_batch", global_batch))
 
 
 @needs_mpi
-def test_micro_batches_of_4_with_frozen_bn(tmp_path):
+@pytest.mark.parametrize("sizes", [(1, 3), pytest.param((2, 5), marks=LONG)])
+def test_micro_batches_of_4_with_frozen_bn(tmp_path, sizes):
     """With AdamW, for without BatchNorm's scaling SGD hardly moves the kernels in 20 updates."""
     options = ("--global_batch", "13", "--train.freeze_bn", "true", "--batch_size", "4")
     options += ("--optim.name", "adamw")
-    check(tmp_path, (1, 2, 3, 5), options, ("--batch_size", "13"))
+    check(tmp_path, sizes, options, ("--batch_size", "13"))
 
 
 def test_a_rank_without_images_with_frozen_bn_over_gloo(tmp_path):
@@ -131,16 +139,20 @@ def test_a_foreign_detector_without_batch_norm(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--train.sync_bn", "true"),
-        ("--train.freeze_bn", "true", "--batch_size", "4", "--optim.name", "adamw"),
+        pytest.param(("--train.sync_bn", "true"), id="sync_bn"),
+        pytest.param(
+            ("--train.freeze_bn", "true", "--batch_size", "4", "--optim.name", "adamw"),
+            id="micro-batches of 4",
+            marks=LONG,
+        ),
     ],
-    ids=["sync_bn", "micro-batches of 4"],
 )
 def test_13_images_over_torch_distributed(tmp_path, options):
     options = ("--global_batch", "13", *options)
     check(tmp_path, (3,), options, launcher="torchrun")
 
 
+@LONG
 def test_a_rank_without_images_over_torch_distributed(tmp_path):
     options = ("--global_batch", "2", "--train.sync_bn", "true")
     check(tmp_path, (3,), options, launcher="torchrun")
