@@ -3,6 +3,7 @@
 SHELL  := /bin/bash
 PYTHON ?= python3
 GPU    ?= 0
+DEV    ?= 1
 DEVICE := $(if $(filter 1,$(GPU)),gpu,cpu)
 VENV   ?= $(if $(filter 1,$(GPU)),.venv-gpu,.venv)
 BIN    := $(abspath $(VENV))/bin
@@ -13,8 +14,8 @@ PACKAGES := cmake:cmake g++:g++ mpicxx:libopenmpi-dev mpirun:openmpi-bin ssh:ope
 PACKAGES += $(if $(filter test,$(MAKECMDGOALS)),ip:iproute2 sshd:openssh-server faketime:faketime)
 PACKAGES += $(if $(filter test,$(MAKECMDGOALS)),slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client munged:munge)
 
-REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements-gpu.txt) requirements.txt
-STAMP := $(VENV)/.requirements-$(DEVICE)
+REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements-gpu.txt) requirements.txt $(if $(filter 1,$(DEV)),requirements-dev.txt)
+STAMP := $(VENV)/.requirements-$(DEVICE)$(if $(filter 1,$(DEV)),-dev)
 
 .PHONY: setup system train test lint clean
 
@@ -47,6 +48,7 @@ $(STAMP): $(REQUIREMENTS) setup.py $(VENV)/bin/python
 	@echo "pip: $(REQUIREMENTS)"
 	@if [ $(DEVICE) = gpu ]; then $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-gpu.txt; fi
 	@$(BIN)/python -m pip install -q --disable-pip-version-check \
+	  $(if $(filter 1,$(DEV)),-r requirements-dev.txt) \
 	  -r <(if [ $(DEVICE) = gpu ]; then grep -v '^torch==' requirements.txt; else cat requirements.txt; fi)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -57,10 +59,10 @@ train: setup
 	$(BIN)/horovodrun -np $(RANKS) -H localhost:$(RANKS) $(BIN)/python -m hvd_yolo.train \
 	  --config configs/shapes_yolov8n.yaml --device $(if $(filter gpu,$(DEVICE)),cuda,cpu)
 
-# Jobs of several ranks one after the other, all else on two cores at once. LONG=1: the long tests too.
+# Two at a time: jobs of ranks wait for one another half of their time. The longest files first. LONG=1: the long tests too.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore tests/cluster
-	$(BIN)/python -m pytest -q $(if $(LONG),-m "") tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	  $(if $(LONG),-m "") tests/cluster tests
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

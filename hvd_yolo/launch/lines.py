@@ -1,0 +1,103 @@
+"""The plain command lines of horovodrun, mpirun and srun."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hvd_yolo.errors import InputError
+from hvd_yolo.launch.asking import Ssh
+from hvd_yolo.launch.hostfile import Slots, shown
+
+# mpirun gives the ranks of other hosts none of the environment but what it is told to.
+_HANDED_ON = (
+    "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "OMP_", "MKL_", "HOROVOD_", "HVD_YOLO_",
+    "NCCL_", "GLOO_", "UCX_", "CUDA_", "TORCH_", "MALLOC_", "GLIBC_TUNABLES",
+)  # fmt: skip
+# A host that is off is missed after 10 seconds; mpirun alone would wait for it for ever.
+_KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
+
+
+def horovodrun(slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ssh) -> list[str]:
+    """Over Gloo, which ends a job whose host is lost, and needs no MPI on the hosts."""
+    total = sum(count for _, count in slots)
+    line = [program("horovodrun"), "-np", str(total), "-H", shown(slots), "--gloo"]
+    line += ["--network-interface", interface] if interface else []
+    line += ["-p", str(ssh.port)] if ssh.port else []
+    line += ["-i", ssh.identity] if ssh.identity else []
+    return [*line, *ranks]
+
+
+def mpirun(slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ssh) -> list[str]:
+    """By Open MPI 4 or 5; interface: a name or a network (CIDR). No slots: those of the Slurm
+    allocation."""
+    major = _open_mpi()
+    own = "--mca" if major == 4 else "--prtemca"
+    line = [program("mpirun")]
+    if slots:
+        line += ["-np", str(sum(count for _, count in slots)), "-H", shown(slots)]
+    # Ranks set their own threads; one core each, the default, would leave them no others.
+    line += ["--bind-to", "none", "--map-by", "slot"]
+    if interface:
+        line += ["--mca", "btl_tcp_if_include", interface]
+        line += (
+            ["--mca", "oob_tcp_if_include", interface]
+            if major == 4
+            else [own, "prte_if_include", interface]
+        )
+    if len(slots) > 1:
+        words = [_KEEP_ALIVE, *ssh.options]
+        line += [own, "plm_rsh_args" if major == 4 else "plm_ssh_args", " ".join(words)]
+    for name in sorted(name for name in os.environ if name.startswith(_HANDED_ON)):
+        line += ["-x", name]
+    if interface and "NCCL_SOCKET_IFNAME" not in os.environ and "/" not in interface:
+        line += ["-x", f"NCCL_SOCKET_IFNAME={interface}"]
+    line += ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    return [*line, *ranks]
+
+
+def srun(np: int, ranks: list[str]) -> list[str]:
+    """By PMIx, in a Slurm allocation; a rank that fails ends the others."""
+    number = ["-n", str(np)] if np else []
+    return [program("srun"), "--mpi=pmix", "--kill-on-bad-exit=1", *number, *ranks]
+
+
+def srun_knows_pmix() -> bool:
+    """Whether Slurm was built with it."""
+    asked = subprocess.run(
+        [program("srun"), "--mpi=list"], capture_output=True, text=True, check=False
+    )
+    return "pmix" in asked.stdout + asked.stderr
+
+
+def program(name: str) -> str:
+    """The name, or its full path where it is not on PATH but beside this Python; raises
+    InputError where it is nowhere."""
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name):
+        return name
+    if beside.exists():
+        return str(beside)
+    remedies = {
+        "horovodrun": "make setup builds Horovod; or start it by torchrun, which needs none",
+        "mpirun": "apt-get install openmpi-bin, or --launcher horovodrun, which needs no MPI",
+        "srun": "load Slurm's module, or leave --slurm out",
+    }
+    raise InputError(f"there is no {name} on PATH: {remedies[name]}")
+
+
+def _open_mpi() -> int:
+    """Its major version."""
+    told = subprocess.run(
+        [program("mpirun"), "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    match = re.search(r"Open MPI\)? v?(\d+)\.", told)
+    if not match or int(match[1]) not in (4, 5):
+        raise InputError(
+            f"mpirun is {told.splitlines()[0] if told else 'unknown'}, and the line for it is made "
+            "for Open MPI 4 and 5: take --launcher horovodrun, or hostfiles/mpich.txt"
+        )
+    return int(match[1])

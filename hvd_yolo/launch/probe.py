@@ -1,0 +1,91 @@
+"""What one host says of itself, and whether it reaches the others.
+
+`python -m hvd_yolo.launch.probe` is run over ssh by hvd_yolo.launch; each side says a line of JSON
+in turn:
+
+    probe: Found                            who it is, and where it listens
+    launch: the Found of all hosts
+    probe: {own interface: {interface there: [places of the hosts in that list]}}
+"""
+
+import json
+import platform
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from hvd_yolo.doctor.interfaces import Interface, listening, own_interfaces, reaches
+from hvd_yolo.report.environment import versions
+
+# Most of those that do not answer cost their whole timeout.
+_THREADS = 128
+
+
+class Found(NamedTuple):
+    """A host: its name and Python, the versions of packages, its interfaces, and by token (hex) and
+    port of each interface what listens on it."""
+
+    name: str
+    python: str
+    packages: dict[str, str]
+    interfaces: list[Interface]
+    token: str
+    ports: dict[str, int]
+
+
+def parse(line: str) -> Found:
+    """What as_line() gave; raises ValueError."""
+    return _found(json.loads(line))
+
+
+def reached(own: Found, all_hosts: list[Found]) -> dict[str, dict[str, list[int]]]:
+    """What of the others answers this host, from each of its interfaces."""
+    tries = [
+        (source, face, place)
+        for place, other in enumerate(all_hosts)
+        if other.token != own.token
+        for face in other.interfaces
+        if face.name in other.ports
+        for source in own.interfaces
+        if not source.is_loopback
+    ]
+
+    def is_reached(attempt: tuple[Interface, Interface, int]) -> bool:
+        source, face, place = attempt
+        other = all_hosts[place]
+        return reaches(source.address, face.address, other.ports[face.name], other.token)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        answers = list(pool.map(is_reached, tries))
+    there: dict[str, dict[str, list[int]]] = {}
+    for (source, face, place), answer in zip(tries, answers, strict=True):
+        if answer:
+            there.setdefault(source.name, {}).setdefault(face.name, []).append(place)
+    return there
+
+
+def _found(values: list[Any]) -> Found:
+    found = Found(*values)
+    return found._replace(interfaces=[Interface(*face) for face in found.interfaces])
+
+
+def main() -> None:
+    """Ends early when the other side goes away."""
+    interfaces = own_interfaces()
+    with listening([face for face in interfaces if not face.is_loopback]) as (token, ports):
+        name, python = socket.gethostname(), platform.python_version()
+        own = Found(name, python, versions(), interfaces, token, ports)
+        print(json.dumps(own), flush=True)
+        heard = sys.stdin.readline()
+        if heard:
+            print(
+                json.dumps(reached(own, [_found(values) for values in json.loads(heard)])),
+                flush=True,
+            )
+            # The others may still be trying this host.
+            sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The commands of docs/ and of the README's cluster part run as they stand, on two small hosts in
+place of node1 and node2, on a small data set; those that cannot be run here say so."""
+
+import re
+
+import pytest
+
+from tests.cluster import hosts
+from tests.conftest import REPOSITORY, needs_mpi, run_job
+
+DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+NOT_RUN = "# not run by this project's tests"
+# What is smaller here; {data}, {out}: a data set and an empty folder.
+SMALLER = {
+    "coco.yaml": "{data}/data.yaml",
+    "node1:8,node2:8": "node1:1,node2:1",
+    "hostfiles/two_nodes.txt": "{out}/hosts.txt",
+    "hostfiles/openmpi.txt": "{out}/hosts.txt",
+    "-np 16": "-np 2",
+    "--local 8": "--local 2",
+    "--nproc-per-node 8": "--nproc-per-node 1",
+    "--nnodes 2": "--nnodes 1",
+    "--epochs 300": "--epochs 1",
+    "yolov8s": "yolov8n",
+    "runs/coco": "{out}/runs/coco",
+}
+# Tests that run what stands there, for a line that needs more than two hosts.
+ELSEWHERE = {
+    "make setup": "what every test needs",
+    "sbatch": "tests/cluster/test_slurm.py",
+    "python -m hvd_yolo.launch --slurm": "tests/cluster/test_slurm.py",
+}
+
+needs_hosts = pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing())
+
+
+def commands(file):
+    """Those in its bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", file.read_text(), re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def to_run():
+    found = {line: file.name for file in DOCS for line in commands(file)}
+    return [
+        pytest.param(line, id=f"{name}: {line[:60]}")
+        for line, name in found.items()
+        if NOT_RUN not in line and not line.startswith(tuple(ELSEWHERE))
+    ]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with hosts.made(2, tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    convert = ["-m", "hvd_yolo.data", "convert", "--data", "shapes:36", "--to", "yolo"]
+    done = run_job(1, [*convert, "--output", str(folder)])
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.long
+@needs_mpi
+@needs_hosts
+@pytest.mark.parametrize("line", to_run())
+def test_every_command_runs(lab, data, tmp_path, line):
+    (tmp_path / "hosts.txt").write_text("node1 slots=1\nnode2 slots=1\n")
+    for word, smaller in SMALLER.items():
+        line = line.replace(word, smaller.format(data=data, out=tmp_path))
+    line = line.split("    #")[0].strip()
+    trains = re.search(r"hvd_yolo\.train|-- train", line) and "--dry_run" not in line
+    if trains:
+        line += " --imgsz 64 --epochs 1 --device cpu"
+        if "--output" not in line:
+            line += f" --output {tmp_path}/run"
+    line = line.replace("mpirun ", "mpirun --allow-run-as-root ", 1)
+    done = lab.run("node1", ["bash", "-c", line], HOROVOD_CYCLE_TIME="1")
+    assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    assert not trains or "done: " in done.stdout
+
+
+@pytest.mark.parametrize("file", DOCS, ids=lambda file: file.name)
+def test_what_the_docs_name_is_there(file):
+    """Links, and files of the repository."""
+    text = file.read_text()
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert (file.parent / link).exists(), link
+    for name in re.findall(r"\b(?:hostfiles|docker|tests|benchmarks|configs)/[\w./-]*\w", text):
+        assert (REPOSITORY / name).exists(), name
+
+
+@pytest.mark.parametrize("name", ["multi-node", "troubleshooting"])
+def test_both_languages_give_the_same_commands(name):
+    english, chinese = (REPOSITORY / "docs" / f"{name}{ending}.md" for ending in ("", ".zh-CN"))
+    assert commands(english) == commands(chinese)
+    assert english.read_text().count("\n| ") == chinese.read_text().count("\n| ")
