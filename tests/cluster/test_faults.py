@@ -72,6 +72,16 @@ def test_who_stands_still_is_named_and_the_job_ends(tmp_path, launcher, fault, r
 
 
 @needs_mpi
+def test_a_rank_0_that_lets_no_thread_run_is_named_by_the_others(tmp_path):
+    job = faulty(tmp_path / "run", "gil", 0, "mpirun")
+    wait_until(lambda: trained_to(5)(lines(tmp_path / "run")), job)
+    told, _ = job.communicate(timeout=4 + 5 + 10)
+    assert job.returncode != 0
+    host = socket.gethostname()
+    assert f"watchdog: rank 0 on {host} has given no sign of life to rank 1 on {host}" in told
+
+
+@needs_mpi
 @OVER_BOTH
 def test_a_rank_that_raises_says_which_it_is(tmp_path, launcher):
     job = faulty(tmp_path / "run", "fail", 1, launcher)

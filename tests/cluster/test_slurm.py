@@ -3,6 +3,7 @@ nodes a job of a higher priority takes, saves, is queued again and comes to the 
 
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,3 +109,26 @@ def test_a_job_that_is_preempted_is_queued_again_and_ends_the_same(tmp_path):
         wait_until(lambda: "saved; the same command" in said(tmp_path), run, tmp_path, 60)
         wait_until(lambda: "done: 60" in said(tmp_path), run, tmp_path, 240)
     check_same_end_as_undisturbed(tmp_path, 60)
+
+
+@pytest.mark.long
+def test_the_elastic_template_ends_the_same(tmp_path):
+    with slurm(tmp_path) as run:
+        submitted(run, tmp_path, "train_elastic.sbatch", 20)
+        wait_until(lambda: "done: 20" in said(tmp_path), run, tmp_path, 120)
+        wait_until(lambda: not run("squeue", "--noheader").strip(), run, tmp_path, 30)
+    assert "restart" not in said(tmp_path)
+    check_same_end_as_undisturbed(tmp_path, 20)
+
+
+@pytest.mark.long
+def test_launch_in_an_allocation_takes_its_tasks(tmp_path):
+    line = "python -m hvd_yolo.launch --slurm -- train --max_updates 12 --epochs 100000"
+    words = " ".join([line, *OPTIONS, "--output", str(tmp_path / "run")])
+    path = f"PATH={Path(sys.executable).parent}:$PATH"
+    with slurm(tmp_path) as run:
+        log = f"--output={tmp_path}/log"
+        run("sbatch", *RESOURCES, log, f"--chdir={REPOSITORY}", f"--wrap={path} {words}")
+        wait_until(lambda: "done: 12" in said(tmp_path), run, tmp_path, 120)
+    assert said(tmp_path).startswith("srun --mpi=pmix --kill-on-bad-exit=1 ")
+    check_same_end_as_undisturbed(tmp_path, 12)

@@ -1,5 +1,6 @@
 """hvd_yolo.train in which one rank goes wrong at update 5: `faulty.py FAULT RANK OPTIONS...`."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -18,6 +19,11 @@ def stop(_):
 
 def sleep(_):
     time.sleep(1000)
+
+
+def hold_gil(_):
+    """As a call into C that waits and lets no other thread of Python run."""
+    ctypes.PyDLL(None).sleep(1000)
 
 
 def fail(_):
@@ -44,7 +50,8 @@ def not_a_number(_):
 
 FAULTS = {
     "nan": not_a_number, "nan twice": not_a_number, "nan for ever": not_a_number, "stop": stop,
-    "sleep": sleep, "fail": fail, "skip": skip, "shape": another_shape, "full disk": fill_disk,
+    "sleep": sleep, "gil": hold_gil, "fail": fail, "skip": skip, "shape": another_shape,
+    "full disk": fill_disk,
 }  # fmt: skip
 
 
