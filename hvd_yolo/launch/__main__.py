@@ -14,14 +14,15 @@ from hvd_yolo.config.launch_verb import LaunchConfig
 from hvd_yolo.doctor.routes import Host, common_names, common_networks
 from hvd_yolo.errors import InputError
 from hvd_yolo.launch import hostfile, lines
-from hvd_yolo.launch.asking import Ssh, ask
+from hvd_yolo.launch.asking import HostsDown, Ssh, ask
 from hvd_yolo.launch.hostfile import Slots
 
 _FLAGS = ("--slurm", "--dry_run")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Becomes the launcher, with its exit code."""
+    """Becomes the launcher, with its exit code; 1 where hosts are down, for a supervisor to try
+    again."""
     argv = list(argv)
     if "--" not in argv and not {"-h", "--help"} & set(argv):
         raise InputError(
@@ -30,7 +31,11 @@ def main(argv: Sequence[str]) -> None:
     place = argv.index("--") if "--" in argv else len(argv)
     own = [f"{word}=true" if word in _FLAGS else word for word in argv[:place]]
     config = parse(LaunchConfig, own, "hvd_yolo.launch")
-    line = _line(config, _ranks(argv[place + 1 :]))
+    try:
+        line = _line(config, _ranks(argv[place + 1 :]))
+    except HostsDown as error:
+        print(f"hvd_yolo.launch: {error}", file=sys.stderr)
+        sys.exit(1)
     print(shlex.join(line), flush=True)
     if not config.dry_run:
         os.execvp(line[0], line)

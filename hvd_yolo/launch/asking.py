@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -54,6 +54,14 @@ _REFUSALS = (
 )  # fmt: skip
 
 
+# What may be over by the next time.
+_MAY_PASS = re.compile(r"Connection refused|timed out|No route to host|Network is unreachable")
+
+
+class HostsDown(InputError):
+    """Nothing is wrong with what was asked for, but hosts do not answer now."""
+
+
 class Ssh(NamedTuple):
     """How ssh reaches the hosts; port 0 and an empty identity leave it to ~/.ssh/config."""
 
@@ -77,6 +85,7 @@ class _Probe:
 
     def __init__(self, host: str, ssh: Ssh) -> None:
         self.host, self._ssh = host, ssh
+        self.is_down = False
         command = [sys.executable, "-m", "hvd_yolo.launch.probe"]
         if not is_here(host):
             # Where the folder is missing, horovodrun goes on too.
@@ -105,10 +114,11 @@ class _Probe:
             return
 
     def fault(self) -> str:
-        """Why it gave no answer, with the remedy."""
+        """Why it gave no answer, with the remedy; sets is_down."""
         if self._process.poll() is None:
             time.sleep(0.2)
         if self._process.poll() is None:
+            self.is_down = True
             return f"it has not answered within {_ANSWER_SECONDS:g} s: look at its load and disks"
         said = self._process.stderr.read().strip()
         if self._process.returncode == 255:
@@ -126,6 +136,7 @@ class _Probe:
 
     def _refusal(self, said: str) -> str:
         port = f"-p {self._ssh.port} " if self._ssh.port else ""
+        self.is_down = _MAY_PASS.search(said) is not None
         for pattern, meaning in _REFUSALS:
             if match := re.search(pattern, said):
                 file = next((name for name in match.groups() if name), "")
@@ -149,7 +160,7 @@ def ask(
 ) -> tuple[list[Found], list[dict[str, dict]]]:
     """What the hosts are, and what each reaches of the others (see probe.reached), asked again for
     so many seconds while one does not answer. Raises InputError with a line for each host that
-    cannot train."""
+    cannot train, HostsDown where they all are down."""
     hosts = [host for host, _ in slots]
     lonely = [host for host in hosts if host in ("localhost", "127.0.0.1")]
     if lonely and len(hosts) > 1:
@@ -187,11 +198,9 @@ def _answers(probes: list[_Probe]) -> list[str]:
     """A line of each."""
     deadline = time.monotonic() + _ANSWER_SECONDS
     lines = [probe.answer(deadline) for probe in probes]
-    _refuse(
-        f"{probe.host}: {probe.fault()}"
-        for probe, line in zip(probes, lines, strict=True)
-        if not line
-    )
+    silent = [probe for probe, line in zip(probes, lines, strict=True) if not line]
+    faults = [f"{probe.host}: {probe.fault()}" for probe in silent]
+    _refuse(faults, HostsDown if all(probe.is_down for probe in silent) else InputError)
     return lines
 
 
@@ -222,8 +231,7 @@ def _refuse_unlike(hosts: list[str], found: list[Found]) -> None:
     _refuse(faults)
 
 
-def _refuse(faults: Iterable[str]) -> None:
+def _refuse(faults: Sequence[str], kind: type[InputError] = InputError) -> None:
     """One message, a host a line."""
-    lines = list(faults)
-    if lines:
-        raise InputError("\n  ".join(lines if len(lines) == 1 else ["", *lines]))
+    if faults:
+        raise kind("\n  ".join(faults if len(faults) == 1 else ["", *faults]))

@@ -148,7 +148,6 @@ TWO = ("--hosts", "node1:1,node2:1")
         (None, ("--hosts", "node1:1,node9:1"), "node9: there is no host of this name"),
         (refuse_key, TWO, "node2: ssh refuses your key: ssh-copy-id node2"),
         (open_key, TWO, "node2: ssh does not use KEY, which others may read: chmod 600 KEY"),
-        (None, (*TWO, "--ssh_port", "2299"), "node2: no ssh server listens: start sshd there"),
         (None, (*TWO, "--interface", "eth7"), "eth7 is not on node1, node2: --interface eth0 does"),
         (None, (*TWO, "--interface", "lo"), "lo does not lead from host to host: --interface eth0"),
         (other_python, TWO, "node2: PYTHON is there, but cannot run hvd_yolo"),
@@ -187,7 +186,14 @@ def test_what_is_wrong_is_told_before_anything_is_started(lab, tmp_path, plant, 
 
 
 def test_hosts_that_are_not_up_yet_are_waited_for(lab):
+    closed = lab.run("node1", launch(*TWO, "--ssh_port", "2299", "--dry_run", "--", "train"))
+    # A supervisor tries again after this code.
+    assert closed.returncode == 1
+    assert "hvd_yolo.launch: node2: no ssh server listens: start sshd there" in closed.stderr
     lab.lab("kill", "node2")
+    off = lab.run("node1", launch(*TWO, "--dry_run", "--", "train"))
+    assert off.returncode == 1
+    assert "hvd_yolo.launch: node2: it does not answer: it is off, or a" in off.stderr
     started = lab.start("node1", launch(*TWO, "--wait", "60", "--dry_run", "--", "train"))
     time.sleep(5)
     assert started.poll() is None
