@@ -81,16 +81,6 @@ def test_hadolint_finds_nothing(file):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_two_dockerfiles_differ_in_what_a_gpu_needs_only():
-    cpu, gpu = (
-        (REPOSITORY / "docker" / name).read_text().splitlines()
-        for name in ("Dockerfile.cpu", "Dockerfile")
-    )
-    of_gpu = ("gpu", "GPU", "CUDA", "NVIDIA", "NCCL", "nvidia", "compiler", "horovod.torch", "#")
-    added = [line for line in gpu if line not in cpu]
-    assert all(any(word in line for word in of_gpu) for line in added), added
-
-
 @pytest.mark.parametrize("script", sorted(Path(REPOSITORY).glob("hostfiles/**/*.s*")))
 def test_scripts_can_be_parsed(script):
     assert script.stat().st_mode & 0o111

@@ -71,7 +71,7 @@ def _line(config: LaunchConfig, ranks: list[str]) -> list[str]:
 
 
 def _in_slurm(config: LaunchConfig, ranks: list[str]) -> list[str]:
-    if "SLURM_JOB_ID" not in os.environ:
+    if not lines.is_in_slurm():
         raise InputError(
             "--slurm, but this is in no Slurm allocation: salloc --nodes=2 --ntasks-per-node=8 "
             "--gpus-per-node=8 first, or sbatch hostfiles/slurm/train.sbatch"

@@ -65,6 +65,11 @@ def srun(np: int, ranks: list[str]) -> list[str]:
     return [program("srun"), "--mpi=pmix", "--kill-on-bad-exit=1", *number, *ranks]
 
 
+def is_in_slurm() -> bool:
+    """Whether this process is in an allocation."""
+    return "SLURM_JOB_ID" in os.environ
+
+
 def srun_knows_pmix() -> bool:
     """Whether Slurm was built with it."""
     asked = subprocess.run(

@@ -51,13 +51,13 @@ def reached(own: Found, all_hosts: list[Found]) -> dict[str, dict[str, list[int]
         if not source.is_loopback
     ]
 
-    def is_reached(attempt: tuple[Interface, Interface, int]) -> bool:
+    def _is_reached(attempt: tuple[Interface, Interface, int]) -> bool:
         source, face, place = attempt
         other = all_hosts[place]
         return reaches(source.address, face.address, other.ports[face.name], other.token)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        answers = list(pool.map(is_reached, tries))
+        answers = list(pool.map(_is_reached, tries))
     there: dict[str, dict[str, list[int]]] = {}
     for (source, face, place), answer in zip(tries, answers, strict=True):
         if answer:
