@@ -10,7 +10,11 @@ import tarfile
 import uuid
 
 import pytest
+import yaml
 
+from tests.conftest import REPOSITORY
+
+HOSTFILES = REPOSITORY / "hostfiles"
 IMAGE = os.environ.get("HVD_YOLO_IMAGE", "")
 ENGINE = shutil.which("podman") or shutil.which("docker") or ""
 
@@ -57,10 +61,14 @@ def started(job, *words):
     )  # fmt: skip
 
 
-def test_two_containers_train_together_over_ssh(job):
+def start_workers(job):
     for number in (1, 2):
         name = f"{job}-{number}"
         engine(*started(job, "-d", "--name", name, "--hostname", name, IMAGE, "worker"))
+
+
+def test_two_containers_train_together_over_ssh(job):
+    start_workers(job)
     hosts = f"{job}-1:1,{job}-2:1"
     engine(*started(job, "--rm", IMAGE, "train", "--output", "/runs/alone", *OPTIONS))
     done = engine(*started(
@@ -80,6 +88,27 @@ def test_two_containers_train_together_over_ssh(job):
     assert float(difference) < 1e-6
     healthy = engine("exec", f"{job}-2", "/opt/hvd_yolo/docker/entrypoint.sh", "health")
     assert healthy.returncode == 0
+
+
+def test_the_line_of_the_mpijob_trains(job, tmp_path):
+    """With the list of hosts where the operator puts it."""
+    start_workers(job)
+    template = yaml.safe_load((HOSTFILES / "kubernetes" / "mpijob.yaml").read_text())
+    launcher = template["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]
+    line = launcher["containers"][0]["args"]
+    line[line.index("-np") + 1] = "2"
+    line = line[: line.index("hvd_yolo.train") + 1]
+    (tmp_path / "hostfile").write_text(f"{job}-1 slots=1\n{job}-2 slots=1\n")
+    tmp_path.chmod(0o755)
+    operators = [
+        *("-e", "OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile"),
+        *("-e", "OMPI_MCA_orte_keep_fqdn_hostnames=true"),
+        *("-v", f"{tmp_path}:/etc/mpi:ro"),
+    ]
+    done = engine(*started(job, "--rm", *operators, IMAGE, *line, "--output", "/runs/x", *OPTIONS))
+    assert "done: 6 updates" in done.stdout
+    (start,) = json.loads(engine("exec", f"{job}-1", "cat", "/runs/x/environment.json").stdout)
+    assert [rank["host"] for rank in start["ranks"]] == [f"{job}-1", f"{job}-2"]
 
 
 def test_the_user_is_not_root_and_no_key_is_in_any_layer(tmp_path):
