@@ -18,7 +18,7 @@ SlurmdUser=root
 SlurmctldPort=16817
 SlurmdPort=16818
 AuthType=auth/munge
-AuthInfo=socket=$L/munge/sock,cred_expire=5
+AuthInfo=socket=$L/munge/sock,cred_expire=15
 CryptoType=crypto/munge
 StateSaveLocation=$L/state
 SlurmdSpoolDir=$L/spool/%n

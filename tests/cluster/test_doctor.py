@@ -319,8 +319,11 @@ def test_slow_links_and_disks_an_uneven_job_and_one_name_twice(lab):
         )  # fmt: skip
     finally:
         lab.on("node2", f"rmdir {group}")
-    assert ranks_by_code(content) == {
-        "hosts-uneven": [2, 3], "link-slow": [3], "data-slow": [2], "output-full": [0],
+    found = ranks_by_code(content)
+    # The disk of this machine has other users, too.
+    assert 2 in found.pop("data-slow")
+    assert found == {
+        "hosts-uneven": [2, 3], "link-slow": [3], "output-full": [0],
         "hostname-shared": [2, 3],
     }  # fmt: skip
 
