@@ -59,10 +59,10 @@ train: setup
 	$(BIN)/horovodrun -np $(RANKS) -H localhost:$(RANKS) $(BIN)/python -m hvd_yolo.train \
 	  --config configs/shapes_yolov8n.yaml --device $(if $(filter gpu,$(DEVICE)),cuda,cpu)
 
-# Two at a time: jobs of ranks wait for one another half of their time. The longest files first. LONG=1: the long tests too.
+# Jobs of several ranks one after the other, for MPI polls while it waits; all else on two cores at once. LONG=1: the long tests too.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
-	  $(if $(LONG),-m "") tests/cluster tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore tests/cluster
+	$(BIN)/python -m pytest -q $(if $(LONG),-m "") --durations 25 tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

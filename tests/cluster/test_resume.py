@@ -91,10 +91,10 @@ def undisturbed(tmp_path_factory):
     ("moment", "step", "delay"),
     [
         ("before the first checkpoint, in warmup", 1, 0.05),
-        ("in warmup, after a checkpoint", 3, 0.1),
+        pytest.param("in warmup, after a checkpoint", 3, 0.1, marks=pytest.mark.long),
         ("evaluation", 8, 0.0),
         ("mid-epoch", 10, 0.07),
-        ("the last epoch, in the closing phase", 14, 0.02),
+        pytest.param("the last epoch, in the closing phase", 14, 0.02, marks=pytest.mark.long),
     ],
 )
 def test_resume_is_bitwise(undisturbed, tmp_path, moment, step, delay):

@@ -76,7 +76,7 @@ def check_same_end(folder, undisturbed):
     ("launcher", "number", "rank"),
     [
         ("mpirun", signal.SIGTERM, 1),
-        ("mpirun", signal.SIGUSR1, 0),
+        pytest.param("mpirun", signal.SIGUSR1, 0, marks=pytest.mark.long),
         ("gloo", signal.SIGUSR2, 1),
         pytest.param("torchrun", signal.SIGINT, 1, marks=pytest.mark.long),
     ],
