@@ -8,8 +8,8 @@
 #   anything else         that command: horovodrun, mpirun, bash, ...
 #
 # All containers of a job need one ssh key. It comes from the folder HVD_YOLO_SSH (default /run/secrets/ssh), which holds
-# a private key (id_ed25519, id_rsa or ssh-privatekey) and authorized_keys or the public key; its modes do not matter, for
-# it is copied. A folder that is empty and may be written gets a new key: a volume of the job's own, say. Host keys are
+# a private key (id_ed25519, id_rsa or ssh-privatekey) that user 1000 can read, and maybe authorized_keys; else their modes
+# do not matter, for they are copied. A folder that is empty and may be written gets a new key: a volume of the job's own, say. Host keys are
 # made at each start. HVD_YOLO_SSH_PORT (2222): the port of all workers.
 set -euo pipefail
 
@@ -57,6 +57,9 @@ Host *
 CONFIG
   chmod 600 ~/.ssh/config
 }
+
+# Other roles than worker may do without: a job on one machine, say.
+may_prepare_ssh() { [ -d "$keys" ] && [ -w ~ ] && { [ -w "$keys" ] || [ -n "$(private_key)" ]; }; }
 
 # The first of the containers that share the folder makes it, the others wait for it.
 make_key() {
@@ -106,7 +109,7 @@ role=${1:-train}
 case $role in
   train) shift || true; exec python -m hvd_yolo.train "$@" ;;
   worker) worker ;;
-  launch) shift; prepare_ssh; exec python -m hvd_yolo.launch "$@" ;;
+  launch) shift; if may_prepare_ssh; then prepare_ssh; fi; exec python -m hvd_yolo.launch "$@" ;;
   health) [ ! -e ~/.ssh/server ] || answers 127.0.0.1 "$port" ;;
-  *) if [ -d "$keys" ]; then prepare_ssh; fi; exec "$@" ;;
+  *) if may_prepare_ssh; then prepare_ssh; fi; exec "$@" ;;
 esac

@@ -29,7 +29,9 @@ hosts() {
 }
 
 # When this fails, horovodrun warns and asks again; no hosts would be the end of all ranks.
-found=$(hosts)
+listed=$(hosts)
+found=$(printf '%s\n' "$listed" |
+  sed -e 's/#.*//' -e 's/max[_-]slots=.*//' -e 's/[[:space:]]*slots=/:/' -e 's/[[:space:]]//g' -e '/^$/d' \
+    -e "/:/!s/\$/:$slots/")
 [ -n "$found" ]
-printf '%s\n' "$found" |
-  sed -e 's/#.*//' -e 's/[[:space:]]*slots=/:/' -e 's/[[:space:]]//g' -e '/^$/d' -e "/:/!s/\$/:$slots/"
+printf '%s\n' "$found"

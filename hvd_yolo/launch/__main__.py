@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _ranks(words: list[str]) -> list[str]:
     """What each rank runs."""
-    if not words or importlib.util.find_spec(f"hvd_yolo.{words[0]}") is None:
+    is_verb = words and words[0].isidentifier()
+    if not is_verb or importlib.util.find_spec(f"hvd_yolo.{words[0]}") is None:
         named = f"there is no verb {words[0]}" if words else "no verb is named after --"
         raise InputError(f"{named}: train, evaluate, predict, doctor, data")
     return [sys.executable, "-m", f"hvd_yolo.{words[0]}", *words[1:]]
@@ -76,8 +77,13 @@ def _in_slurm(config: LaunchConfig, ranks: list[str]) -> list[str]:
             "--slurm, but this is in no Slurm allocation: salloc --nodes=2 --ntasks-per-node=8 "
             "--gpus-per-node=8 first, or sbatch hostfiles/slurm/train.sbatch"
         )
+    if config.launcher == "horovodrun" or config.hosts or config.hostfile or config.local:
+        raise InputError(
+            "--slurm starts the allocation's own tasks by srun or mpirun: leave --launcher "
+            "horovodrun, --hosts, --hostfile and --local out"
+        )
     if config.launcher == "mpirun" or (config.launcher == "auto" and not lines.srun_knows_pmix()):
-        return lines.mpirun([], ranks, config.interface, Ssh(0, ""))
+        return lines.mpirun([], ranks, config.interface, Ssh(0, ""), config.np)
     return lines.srun(config.np, ranks)
 
 
@@ -97,42 +103,41 @@ def _joined(slots: list[Slots], ssh: Ssh, config: LaunchConfig) -> dict[str, str
     """By launcher, the interface or network that joins the hosts, empty for a single one; only the
     launchers that can take it. Says what was found."""
     found, reached = ask(slots, ssh, config.wait)
-    wanted = config.interface
     hosts = [
         Host(place, one.interfaces, there, {})
         for place, (one, there) in enumerate(zip(found, reached, strict=True))
     ]
-    names = ", ".join(f"{host} ({count} ranks)" for host, count in slots)
+    names = [*(host for host, _ in slots), "this machine"]
+    told = ", ".join(f"{host} ({count} ranks)" for host, count in slots)
+    wanted = config.interface
     if len(hosts) == 1:
-        print(f"hosts: {names}", file=sys.stderr)
+        print(f"hosts: {told}", file=sys.stderr)
         return {"horovodrun": wanted, "mpirun": wanted}
     by_name, by_network = common_names(hosts), common_networks(hosts)
     if wanted:
-        _refuse_interface(wanted, slots, hosts, by_name)
+        _refuse_interface(wanted, names, hosts, by_name)
         by_name = [wanted]
     if not (by_name or by_network):
-        raise InputError(_unjoined(slots, hosts))
+        raise InputError(_unjoined(names, hosts))
     joined = by_name[0] if by_name else by_network[0]
-    print(f"hosts: {names}, joined by {joined}", file=sys.stderr)
+    print(f"hosts: {told}, joined by {joined}", file=sys.stderr)
     return {"horovodrun": joined, "mpirun": joined} if by_name else {"mpirun": joined}
 
 
-def _refuse_interface(wanted: str, slots: list[Slots], hosts: list[Host], good: list[str]) -> None:
+def _refuse_interface(wanted: str, names: list[str], hosts: list[Host], good: list[str]) -> None:
     if wanted in good:
         return
     absent = [
-        slots[host.rank].host
-        for host in hosts
-        if wanted not in {face.name for face in host.interfaces}
+        names[host.rank] for host in hosts if wanted not in {face.name for face in host.interfaces}
     ]
     fault = f"is not on {', '.join(absent)}" if absent else "does not lead from host to host"
     remedy = f"--interface {good[0]} does" if good else "leave --interface out, and all are tried"
     raise InputError(f"--interface {wanted} {fault}: {remedy}")
 
 
-def _unjoined(slots: list[Slots], hosts: list[Host]) -> str:
+def _unjoined(names: list[str], hosts: list[Host]) -> str:
     told = "\n  ".join(
-        f"{slots[host.rank].host}: "
+        f"{names[host.rank]}: "
         + (
             ", ".join(f"{f.name} {f.address}" for f in host.interfaces if not f.is_loopback)
             or "none"

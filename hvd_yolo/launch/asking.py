@@ -2,20 +2,22 @@
 
 import json
 import os
+import queue
 import re
-import select
 import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
+from hvd_yolo.doctor.interfaces import own_interfaces
 from hvd_yolo.errors import InputError
 from hvd_yolo.launch.hostfile import Slots
-from hvd_yolo.launch.probe import Found, parse
+from hvd_yolo.launch.probe import MARK, Found, parse
 from hvd_yolo.report.environment import versions
 
 _CONNECT_SECONDS, _ANSWER_SECONDS, _SECONDS_BETWEEN = 10, 60.0, 1.0
@@ -55,7 +57,9 @@ _REFUSALS = (
 
 
 # What may be over by the next time.
-_MAY_PASS = re.compile(r"Connection refused|timed out|No route to host|Network is unreachable")
+_MAY_PASS = re.compile(
+    r"Connection (refused|reset|closed)|timed out|No route to host|Network is unreachable"
+)
 
 
 class HostsDown(InputError):
@@ -76,8 +80,13 @@ class Ssh(NamedTuple):
 
 
 def is_here(host: str) -> bool:
-    """Whether a name is that of this machine."""
-    return host in ("localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn())
+    """Whether a name leads to this machine, as horovodrun has it: by its address, which must be
+    that of an interface (127.0.1.1 is of none), for it reaches others by ssh."""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        return False
+    return address in {face.address for face in own_interfaces()}
 
 
 class _Probe:
@@ -97,12 +106,23 @@ class _Probe:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        # A shell may say something before, in its .bashrc.
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                self._lines.put(line.removeprefix(MARK))
+        self._lines.put("")
 
     def answer(self, deadline: float) -> str:
         """A line of it, or empty where it ended, or did not answer in time."""
-        left = max(0.0, deadline - time.monotonic())
-        is_there, _, _ = select.select([self._process.stdout], [], [], left)
-        return self._process.stdout.readline() if is_there else ""
+        try:
+            return self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return ""
 
     def tell(self, line: str) -> None:
         """Says a line to it."""
@@ -145,12 +165,14 @@ class _Probe:
 
     def end(self) -> None:
         """Lets it go."""
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
         self._process.stdout.close()
         self._process.stderr.close()
 
@@ -159,8 +181,9 @@ def ask(
     slots: Sequence[Slots], ssh: Ssh, seconds: float = 0
 ) -> tuple[list[Found], list[dict[str, dict]]]:
     """What the hosts are, and what each reaches of the others (see probe.reached), asked again for
-    so many seconds while one does not answer. Raises InputError with a line for each host that
-    cannot train, HostsDown where they all are down."""
+    so many seconds while one does not answer; and at the end of both this machine, which they must
+    reach too, if it is none of them. Raises InputError with a line for each host that cannot train,
+    HostsDown where they all are down."""
     hosts = [host for host, _ in slots]
     lonely = [host for host in hosts if host in ("localhost", "127.0.0.1")]
     if lonely and len(hosts) > 1:
@@ -169,11 +192,12 @@ def ask(
             f"the name by which the others reach it ({socket.gethostname()})"
         )
     with ExitStack() as stack:
-        probes, lines = _begun(hosts, ssh, time.monotonic() + seconds)
+        here = [] if any(map(is_here, hosts)) else ["localhost"]
+        probes, lines = _begun([*hosts, *here], ssh, time.monotonic() + seconds)
         for probe in probes:
             stack.callback(probe.end)
         found = [parse(line) for line in lines]
-        _refuse_unlike(hosts, found)
+        _refuse_unlike(hosts, found[: len(hosts)])
         for probe in probes:
             probe.tell(json.dumps(found))
         reached = [json.loads(line) for line in _answers(probes)]

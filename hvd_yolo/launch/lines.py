@@ -31,14 +31,18 @@ def horovodrun(slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ss
     return [*line, *ranks]
 
 
-def mpirun(slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ssh) -> list[str]:
-    """By Open MPI 4 or 5; interface: a name or a network (CIDR). No slots: those of the Slurm
-    allocation."""
+def mpirun(
+    slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ssh, np: int = 0
+) -> list[str]:
+    """By Open MPI 4 or 5; interface: a name or a network (CIDR). No slots: np of the tasks of the
+    Slurm allocation, or all."""
     major = _open_mpi()
     own = "--mca" if major == 4 else "--prtemca"
     line = [program("mpirun")]
     if slots:
         line += ["-np", str(sum(count for _, count in slots)), "-H", shown(slots)]
+    elif np:
+        line += ["-np", str(np)]
     # Ranks set their own threads; one core each, the default, would leave them no others.
     line += ["--bind-to", "none", "--map-by", "slot"]
     if interface:
@@ -62,6 +66,9 @@ def mpirun(slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ssh) -
 def srun(np: int, ranks: list[str]) -> list[str]:
     """By PMIx, in a Slurm allocation; a rank that fails ends the others."""
     number = ["-n", str(np)] if np else []
+    # Of sbatch's own, srun forgets it (since Slurm 22.05).
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    number += [f"--cpus-per-task={cpus}"] if cpus else []
     return [program("srun"), "--mpi=pmix", "--kill-on-bad-exit=1", *number, *ranks]
 
 

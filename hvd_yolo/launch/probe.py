@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 from hvd_yolo.doctor.interfaces import Interface, listening, own_interfaces, reaches
 from hvd_yolo.report.environment import versions
 
+# How its lines begin.
+MARK = "hvd_yolo.launch.probe "
+
 # Most of those that do not answer cost their whole timeout.
 _THREADS = 128
 
@@ -76,13 +79,11 @@ def main() -> None:
     with listening([face for face in interfaces if not face.is_loopback]) as (token, ports):
         name, python = socket.gethostname(), platform.python_version()
         own = Found(name, python, versions(), interfaces, token, ports)
-        print(json.dumps(own), flush=True)
+        print(MARK + json.dumps(own), flush=True)
         heard = sys.stdin.readline()
         if heard:
-            print(
-                json.dumps(reached(own, [_found(values) for values in json.loads(heard)])),
-                flush=True,
-            )
+            all_hosts = [_found(values) for values in json.loads(heard)]
+            print(MARK + json.dumps(reached(own, all_hosts)), flush=True)
             # The others may still be trying this host.
             sys.stdin.readline()
 

@@ -1,5 +1,5 @@
-"""The commands of docs/ and of the README's cluster part run as they stand, on two small hosts in
-place of node1 and node2, on a small data set; those that cannot be run here say so."""
+"""The commands of docs/ run as they stand, on two small hosts in place of node1 and node2, on a
+small data set; those that cannot be run here say so."""
 
 import re
 

@@ -212,3 +212,21 @@ def test_a_worker_whose_port_is_taken_says_so(lab, tmp_path):
     done = lab.run("node1", [script, "worker"], HVD_YOLO_SSH_PORT="22", **where)
     assert done.returncode == 2, done.stderr
     assert "port 22 is in use on node1: another worker or an ssh server has it" in done.stderr
+
+
+def test_a_machine_outside_the_list_and_a_shell_that_speaks(lab, tmp_path):
+    """What starts the ranks must be reached by them, too."""
+    bashrc = Path.home() / ".bashrc"
+    if not bashrc.exists():
+        pytest.skip(f"there is no {bashrc} to hide")
+    (tmp_path / "bashrc").write_text("echo Agent pid 123\n")
+    mount = ["mount", "--bind", str(tmp_path / "bashrc"), str(bashrc)]
+    assert lab.run("node2", mount).returncode == 0
+    try:
+        assert "Agent pid 123" in lab.run("node1", ["ssh", "node2", "true"]).stdout
+        done = lab.run("node1", launch("--hosts", "node2:2", "--dry_run", "--", "train"))
+    finally:
+        lab.run("node2", ["umount", str(bashrc)])
+    assert done.returncode == 0, done.stderr
+    assert "hosts: node2 (2 ranks), joined by eth0" in done.stderr
+    assert done.stdout.startswith("horovodrun -np 2 -H node2:2 --gloo --network-interface eth0 ")
