@@ -9,8 +9,8 @@
 #
 # All containers of a job need one ssh key. It comes from the folder HVD_YOLO_SSH (default /run/secrets/ssh), which holds
 # a private key (id_ed25519, id_rsa or ssh-privatekey) that user 1000 can read, and maybe authorized_keys; else their modes
-# do not matter, for they are copied. A folder that is empty and may be written gets a new key: a volume of the job's own, say. Host keys are
-# made at each start. HVD_YOLO_SSH_PORT (2222): the port of all workers.
+# do not matter, for they are copied. A folder that is empty and may be written gets a new key: a volume of the job's own,
+# say. Host keys are made at each start. HVD_YOLO_SSH_PORT (2222): the port of all workers.
 set -euo pipefail
 
 keys=${HVD_YOLO_SSH:-/run/secrets/ssh}

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -81,7 +80,7 @@ def test_hadolint_finds_nothing(file):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("script", sorted(Path(REPOSITORY).glob("hostfiles/**/*.s*")))
+@pytest.mark.parametrize("script", sorted(REPOSITORY.glob("hostfiles/**/*.s*")))
 def test_scripts_can_be_parsed(script):
     assert script.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", script], check=True)

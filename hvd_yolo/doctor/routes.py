@@ -45,7 +45,7 @@ class Host:
     outgoing: dict[str, float]
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
     """An interface of the host whose first rank is `rank`, tried from the own one `source`."""
 
     source: Interface
@@ -68,7 +68,7 @@ def explore(comm: Comm, facts: list[Facts]) -> list[Host]:
     with listening(own if is_acting else []) as (token, ports):
         told = gather_json(comm, [own_interfaces(), token, ports])
         targets = [
-            _Target(source, face, ports[face.name], token, rank)
+            Target(source, face, ports[face.name], token, rank)
             for rank, (faces, token, ports) in enumerate(told)
             for face in map(Interface._make, faces)
             for source in own
@@ -86,10 +86,8 @@ def explore(comm: Comm, facts: list[Facts]) -> list[Host]:
     return hosts
 
 
-def _tried(
-    comm: Comm, seen: dict[int, list[Interface]], targets: list[_Target]
-) -> tuple[list[_Target], list[Host]]:
-    """The targets that this rank reaches, and what all hosts reach; every rank calls it."""
+def tried(targets: list[Target]) -> tuple[list[Target], dict[str, dict[str, list[int]]]]:
+    """Those that answer, and their ranks as in Host.reached."""
     with ThreadPoolExecutor(_THREADS) as pool:
         answers = pool.map(_is_reached, targets)
         good = [target for target, answer in zip(targets, answers, strict=True) if answer]
@@ -97,6 +95,14 @@ def _tried(
     for target in good:
         there = reached.setdefault(target.source.name, {})
         there.setdefault(target.face.name, []).append(target.rank)
+    return good, reached
+
+
+def _tried(
+    comm: Comm, seen: dict[int, list[Interface]], targets: list[Target]
+) -> tuple[list[Target], list[Host]]:
+    """The targets that this rank reaches, and what all hosts reach; every rank calls it."""
+    good, reached = tried(targets)
     told = gather_json(comm, reached)
     return good, [Host(rank, faces, told[rank], {}) for rank, faces in seen.items()]
 
@@ -135,10 +141,11 @@ def flags(hosts: list[Host]) -> dict[str, str]:
     return {"mpirun": found["mpirun"], "NCCL": f"NCCL_SOCKET_IFNAME={','.join(there)}"}
 
 
-def flags_for(name: str) -> dict[str, str]:
-    """What makes each launcher and library take one interface."""
+def flags_for(name: str, open_mpi: int = 4) -> dict[str, str]:
+    """What makes each launcher and library take one interface; open_mpi: its major version."""
+    daemons = "--mca oob_tcp_if_include" if open_mpi == 4 else "--prtemca prte_if_include"
     return {
-        "mpirun": f"--mca btl_tcp_if_include {name} --mca oob_tcp_if_include {name}",
+        "mpirun": f"--mca btl_tcp_if_include {name} {daemons} {name}",
         "horovodrun": f"--network-interface {name}",
         "NCCL": f"NCCL_SOCKET_IFNAME={name}",
         "Gloo": f"GLOO_SOCKET_IFNAME={name}",
@@ -181,7 +188,7 @@ def _none_common(facts: list[Facts], hosts: list[Host]) -> Finding:
     )  # fmt: skip
 
 
-def _is_reached(target: _Target) -> bool:
+def _is_reached(target: Target) -> bool:
     return reaches(target.source.address, target.face.address, target.port, target.token)
 
 
@@ -269,7 +276,7 @@ def _after(first: list[int], rank: int) -> int:
     return first[(first.index(rank) + 1) % len(first)] if rank in first else -1
 
 
-def _outgoing(comm: Comm, first: list[int], routes: list[_Target]) -> dict[str, float]:
+def _outgoing(comm: Comm, first: list[int], routes: list[Target]) -> dict[str, float]:
     """Bytes a second to the next host through each own interface; no two measurements share a host
     at a time."""
     if len(first) == 1:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hvd_yolo.doctor.routes import flags_for
 from hvd_yolo.errors import InputError
 from hvd_yolo.launch.asking import Ssh
 from hvd_yolo.launch.hostfile import Slots, shown
@@ -25,7 +26,7 @@ def horovodrun(slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ss
     """Over Gloo, which ends a job whose host is lost, and needs no MPI on the hosts."""
     total = sum(count for _, count in slots)
     line = [program("horovodrun"), "-np", str(total), "-H", shown(slots), "--gloo"]
-    line += ["--network-interface", interface] if interface else []
+    line += flags_for(interface)["horovodrun"].split() if interface else []
     line += ["-p", str(ssh.port)] if ssh.port else []
     line += ["-i", ssh.identity] if ssh.identity else []
     return [*line, *ranks]
@@ -37,7 +38,6 @@ def mpirun(
     """By Open MPI 4 or 5; interface: a name or a network (CIDR). No slots: np of the tasks of the
     Slurm allocation, or all."""
     major = _open_mpi()
-    own = "--mca" if major == 4 else "--prtemca"
     line = [program("mpirun")]
     if slots:
         line += ["-np", str(sum(count for _, count in slots)), "-H", shown(slots)]
@@ -45,20 +45,15 @@ def mpirun(
         line += ["-np", str(np)]
     # Ranks set their own threads; one core each, the default, would leave them no others.
     line += ["--bind-to", "none", "--map-by", "slot"]
-    if interface:
-        line += ["--mca", "btl_tcp_if_include", interface]
-        line += (
-            ["--mca", "oob_tcp_if_include", interface]
-            if major == 4
-            else [own, "prte_if_include", interface]
-        )
+    flags = flags_for(interface, major)
+    line += flags["mpirun"].split() if interface else []
     if len(slots) > 1:
-        words = [_KEEP_ALIVE, *ssh.options]
-        line += [own, "plm_rsh_args" if major == 4 else "plm_ssh_args", " ".join(words)]
+        line += ["--mca", "plm_rsh_args"] if major == 4 else ["--prtemca", "plm_ssh_args"]
+        line += [" ".join([_KEEP_ALIVE, *ssh.options])]
     for name in sorted(name for name in os.environ if name.startswith(_HANDED_ON)):
         line += ["-x", name]
     if interface and "NCCL_SOCKET_IFNAME" not in os.environ and "/" not in interface:
-        line += ["-x", f"NCCL_SOCKET_IFNAME={interface}"]
+        line += ["-x", flags["NCCL"]]
     line += ["--allow-run-as-root"] if os.geteuid() == 0 else []
     return [*line, *ranks]
 

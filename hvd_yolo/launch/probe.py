@@ -12,17 +12,14 @@ import json
 import platform
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from hvd_yolo.doctor.interfaces import Interface, listening, own_interfaces, reaches
+from hvd_yolo.doctor.interfaces import Interface, listening, own_interfaces
+from hvd_yolo.doctor.routes import Target, tried
 from hvd_yolo.report.environment import versions
 
 # How its lines begin.
 MARK = "hvd_yolo.launch.probe "
-
-# Most of those that do not answer cost their whole timeout.
-_THREADS = 128
 
 
 class Found(NamedTuple):
@@ -38,33 +35,23 @@ class Found(NamedTuple):
 
 
 def parse(line: str) -> Found:
-    """What as_line() gave; raises ValueError."""
+    """What the probe said first."""
     return _found(json.loads(line))
 
 
 def reached(own: Found, all_hosts: list[Found]) -> dict[str, dict[str, list[int]]]:
     """What of the others answers this host, from each of its interfaces."""
-    tries = [
-        (source, face, place)
-        for place, other in enumerate(all_hosts)
-        if other.token != own.token
-        for face in other.interfaces
-        if face.name in other.ports
-        for source in own.interfaces
-        if not source.is_loopback
-    ]
-
-    def _is_reached(attempt: tuple[Interface, Interface, int]) -> bool:
-        source, face, place = attempt
-        other = all_hosts[place]
-        return reaches(source.address, face.address, other.ports[face.name], other.token)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        answers = list(pool.map(_is_reached, tries))
-    there: dict[str, dict[str, list[int]]] = {}
-    for (source, face, place), answer in zip(tries, answers, strict=True):
-        if answer:
-            there.setdefault(source.name, {}).setdefault(face.name, []).append(place)
+    _, there = tried(
+        [
+            Target(source, face, other.ports[face.name], other.token, place)
+            for place, other in enumerate(all_hosts)
+            if other.token != own.token
+            for face in other.interfaces
+            if face.name in other.ports
+            for source in own.interfaces
+            if not source.is_loopback
+        ]
+    )
     return there
 
 

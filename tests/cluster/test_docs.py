@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from tests.cluster import hosts
-from tests.conftest import REPOSITORY, needs_mpi, run_job
+from tests.cluster.conftest import needs_hosts, write_shapes
+from tests.conftest import REPOSITORY, needs_mpi
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = "# not run by this project's tests"
@@ -31,8 +31,6 @@ ELSEWHERE = {
     "python -m hvd_yolo.launch --slurm": "tests/cluster/test_slurm.py",
 }
 
-needs_hosts = pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing())
-
 
 def commands(file):
     """Those in its bash blocks."""
@@ -50,17 +48,9 @@ def to_run():
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with hosts.made(2, tmp_path_factory.mktemp("lab")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    convert = ["-m", "hvd_yolo.data", "convert", "--data", "shapes:36", "--to", "yolo"]
-    done = run_job(1, [*convert, "--output", str(folder)])
-    assert done.returncode == 0, done.stderr
+    write_shapes(folder)
     return folder
 
 

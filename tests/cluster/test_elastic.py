@@ -8,16 +8,15 @@ import pytest
 
 from hvd_yolo import checkpoint
 from tests.cluster import hosts
+from tests.cluster.conftest import needs_hosts, write_shapes
 from tests.cluster.test_resume import lines
 from tests.cluster.test_world_size import COMMON, largest_difference
-from tests.conftest import REPOSITORY, run_job, train
+from tests.conftest import REPOSITORY, train
 
 OPTIONS = (
     *COMMON, "--max_updates", "40", "--global_batch", "9", "--train.sync_bn", "true",
     "--report.every", "1", "--comm.commit_every", "4",
 )  # fmt: skip
-
-needs_hosts = pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing())
 
 
 @contextmanager
@@ -124,8 +123,7 @@ def test_a_host_that_cannot_train_is_told_and_the_others_go_on(tmp_path):
     """Its data are missing."""
     data = tmp_path / "data"
     options = ("--data", str(data / "data.yaml"))
-    convert = ["-m", "hvd_yolo.data", "convert", "--data", "shapes:36", "--to", "yolo"]
-    assert run_job(1, [*convert, "--output", str(data)]).returncode == 0
+    write_shapes(data)
     train(1, tmp_path / "alone", *OPTIONS, *options)
     with hosts.made(3, tmp_path / "lab") as lab:
         assert lab.run("node2", ["mount", "-t", "tmpfs", "tmpfs", str(data)]).returncode == 0

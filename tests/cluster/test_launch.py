@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvd_yolo import checkpoint
-from tests.cluster import hosts
+from tests.cluster.conftest import needs_hosts
 from tests.cluster.test_world_size import COMMON, largest_difference
 from tests.conftest import REPOSITORY, needs_mpi, train
 
@@ -18,13 +18,7 @@ LONG = pytest.mark.long
 VENV = Path(sys.prefix)
 PACKAGES = next(VENV.glob("lib/python*/site-packages"))
 
-pytestmark = [needs_mpi, pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing())]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with hosts.made(2, tmp_path_factory.mktemp("lab")) as made:
-        yield made
+pytestmark = [needs_mpi, needs_hosts]
 
 
 @pytest.fixture(scope="module")
