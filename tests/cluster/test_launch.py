@@ -1,5 +1,5 @@
-"""Whoever starts the ranks, they are numbered alike and come to the same weights; what is wrong
-with the hosts is told before any of them is started."""
+"""Whoever starts the ranks, and from where, they are numbered alike and come to the same weights;
+what is wrong with the hosts is told before any of them is started."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvd_yolo import checkpoint
+from tests.cluster import hosts
 from tests.cluster.conftest import needs_hosts
 from tests.cluster.test_world_size import COMMON, largest_difference
 from tests.conftest import REPOSITORY, needs_mpi, train
@@ -22,6 +23,13 @@ pytestmark = [needs_mpi, needs_hosts]
 
 
 @pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """node1, node2 and node3."""
+    with hosts.made(3, tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
     train(1, folder, *OPTIONS)
@@ -31,7 +39,7 @@ def alone(tmp_path_factory):
 @pytest.fixture
 def hostfile(tmp_path):
     file = tmp_path / "hosts.txt"
-    file.write_text("node1 slots=2\nnode2 slots=2\n")
+    file.write_text("node1 slots=2\nnode2 slots=1\nnode3 slots=1\n")
     return str(file)
 
 
@@ -41,7 +49,8 @@ def launch(*words):
 
 GLOO = ("--gloo", "--network-interface", "eth0")
 MPIRUN = ("mpirun", "-np", "4", "--bind-to", "none", "-x", "PATH", "-x", "OMP_NUM_THREADS")
-# What comes before `python -m hvd_yolo.train` or, for launch, before `train`.
+# What comes before `python -m hvd_yolo.train` or, for launch, before `train`. Those of the hostfile
+# are started on its first host, the others on a host that trains nothing.
 LINES = {
     "launch": launch("--hosts", "node1:2,node2:2", "--"),
     "launch mpirun": launch("--hostfile", "FILE", "--launcher", "mpirun", "--"),
@@ -54,15 +63,18 @@ LINES = {
 QUICK = ("launch mpirun",)
 
 
-def check(run, alone):
-    """The same weights as one process, from ranks 0 and 1 on node1, 2 and 3 on node2."""
+def check(run, alone, places):
+    """The same weights as one process, and ranks from 0 at these hosts and local ranks."""
     reference, found = (
         checkpoint.load(folder / "checkpoints" / "last.pt")["training"] for folder in (alone, run)
     )
     assert largest_difference(reference, found) < 1e-6
     (start,) = json.loads((run / "environment.json").read_text())
-    places = [(rank["host"], rank["local_rank"]) for rank in start["ranks"]]
-    assert places == [("node1", 0), ("node1", 1), ("node2", 0), ("node2", 1)]
+    assert [(rank["host"], rank["local_rank"]) for rank in start["ranks"]] == places
+
+
+TWO_HOSTS = [("node1", 0), ("node1", 1), ("node2", 0), ("node2", 1)]
+THREE_HOSTS = [("node1", 0), ("node1", 1), ("node2", 0), ("node3", 0)]
 
 
 @pytest.mark.parametrize(
@@ -70,11 +82,12 @@ def check(run, alone):
 )
 def test_every_launcher_numbers_ranks_alike_and_ends_the_same(lab, alone, hostfile, tmp_path, name):
     verb = ["train"] if name.startswith("launch") else ["python", "-m", "hvd_yolo.train"]
+    is_file = "FILE" in LINES[name]
     line = [hostfile if word == "FILE" else word for word in LINES[name]]
     command = [*line, *verb, "--output", str(tmp_path / "run"), *OPTIONS]
-    done = lab.run("node1", command, HOROVOD_CYCLE_TIME="1")
+    done = lab.run("node1" if is_file else "node3", command, HOROVOD_CYCLE_TIME="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    check(tmp_path / "run", alone)
+    check(tmp_path / "run", alone, THREE_HOSTS if is_file else TWO_HOSTS)
 
 
 @LONG
@@ -85,11 +98,11 @@ def test_torchrun_on_two_nodes_ends_the_same(lab, alone, tmp_path):
             "--master-addr", "node1", "--master-port", "29511",
             "-m", "hvd_yolo.train", "--output", str(tmp_path / "run"), *OPTIONS,
         ], GLOO_SOCKET_IFNAME="eth0")
-        for rank, name in enumerate(lab.names)
+        for rank, name in enumerate(lab.names[:2])
     ]  # fmt: skip
     told = [job.communicate(timeout=120) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
-    check(tmp_path / "run", alone)
+    check(tmp_path / "run", alone, TWO_HOSTS)
 
 
 def key(lab):
