@@ -34,7 +34,7 @@ def kept(
     Every rank calls it; those of a node make and use one copy. Raises InputError where there is no
     room.
     """
-    threads = launch.threads_per_rank(comm.local_size)
+    threads = launch.threads_per_rank(comm.own_cpus)
     if options.stage:
         dataset = stack.enter_context(staged(dataset, stage_place(options.stage, threads)))
     if options.cache != "none":
@@ -81,7 +81,7 @@ def open_training(
     inputs = TrainingInputs(
         train_set, config.augment, order, pace.dealing, start, comm.rank, pace.closing_epoch
     )
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     batches = training_batches(inputs, num_workers, config.loader.prefetch, comm.device)
     return marked(batches, comm, "an update")
 
@@ -91,7 +91,7 @@ def open_validation(
 ) -> Callable[[nn.Module], Evaluation]:
     """A function that scores a model; its loader's workers stay from one call to the next."""
     options = config.eval
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     block = options.batch_size or config.batch_size
     batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
 

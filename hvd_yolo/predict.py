@@ -55,7 +55,7 @@ def _detect(
     texts."""
     model = trained.model.to(comm.device)
     size = config.imgsz or trained.config.imgsz
-    workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     batches = evaluation_batches(sources, size, config.batch_size, comm.rank, comm.size, workers)
     rows = [np.zeros((0, 7))]
     for batch in batches:

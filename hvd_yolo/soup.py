@@ -39,7 +39,7 @@ class _Kitchen:
 
     def batches(self, dataset: Dataset) -> Iterable[Batch]:
         """This rank's share."""
-        workers = launch.loader_workers(self.config.workers, self.comm.local_size, self.comm.device)
+        workers = launch.loader_workers(self.config.workers, self.comm.own_cpus, self.comm.device)
         return evaluation_batches(
             dataset, self.size, self.config.batch_size, self.comm.rank, self.comm.size, workers
         )

@@ -140,7 +140,7 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
     folder = Path(config.output)
     pace = make_pace(config, len(train_set), comm.size)
     total_updates = pace.total_updates(state.epoch, state.images_seen, state.updates)
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     remedy = slow_data_remedy(config.loader.cache, num_workers)
     report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, total_updates, remedy)
     if kept.num_ranks:

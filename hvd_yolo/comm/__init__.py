@@ -27,8 +27,9 @@ class Comm(Protocol):
     """One rank's view of the job. `size` ranks, this one is `rank`; `local_rank` of `local_size` on
     its host.
 
-    `device` is where this rank computes; `settings` is what connect() chose for the engine and the
-    process, for the run's records; `sent_bytes` counts what this rank has sent of gradients, by
+    `device` is where this rank computes, `own_cpus` how many CPUs it has for itself; `settings` is
+    what connect() chose for the engine and the process, for the run's records; `sent_bytes` counts
+    what this rank has sent of gradients, by
     the arithmetic of comm/traffic.py; `is_elastic`: ranks may come and go, see comm/elastic.py.
     """
 
@@ -38,6 +39,7 @@ class Comm(Protocol):
     local_rank: int
     local_size: int
     device: torch.device
+    own_cpus: int
     settings: dict[str, str]
     sent_bytes: int
     is_elastic: bool
@@ -164,9 +166,11 @@ def connect(
         torch.cuda.set_device(comm.device)
     else:
         comm.settings |= allocator.keep_freed_memory()
+    places = gather_json(comm, launch.place(comm.device))
     if not may_share_gpus:
-        launch.refuse_shared_gpus(gather_json(comm, launch.gpu_identity(comm.rank, comm.device)))
-    torch.set_num_threads(launch.threads_per_rank(comm.local_size))
+        launch.refuse_shared_gpus(places)
+    comm.own_cpus = launch.cpus_of_rank(comm.rank, places)
+    torch.set_num_threads(launch.threads_per_rank(comm.own_cpus))
     return comm
 
 

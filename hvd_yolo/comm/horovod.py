@@ -74,6 +74,7 @@ class HorovodComm:
         if options.op == "adasum":
             self._check_adasum()
         self.device = torch.device("cpu")
+        self.own_cpus = 1
 
     @property
     def is_main(self) -> bool:

@@ -3,15 +3,25 @@
 The only place that reads the environment of horovodrun, mpirun, srun and torchrun.
 """
 
+import math
 import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 
 from hvd_yolo.errors import InputError
+
+
+class Place(TypedDict):
+    """Where a rank computes: its host, the CPUs it is bound to and the unique id of its GPU, empty
+    where it has none."""
+
+    host: str
+    cpus: list[int]
+    gpu: str
 
 
 class Launch(NamedTuple):
@@ -97,7 +107,20 @@ def lonely_message(launch: Launch, found: str) -> str:
 def cpus() -> int:
     """CPUs this process may use: the affinity mask, cut by the cgroup's quota (a container's
     --cpus)."""
-    count = len(os.sched_getaffinity(0))
+    return max(1, int(min(len(os.sched_getaffinity(0)), _quota())))
+
+
+def cpus_of_rank(rank: int, places: list[Place]) -> int:
+    """CPUs for one rank alone, of the places of all ranks: a CPU that several ranks of its host are
+    bound to is divided among them, as is the quota."""
+    own = places[rank]
+    beside = [place["cpus"] for place in places if place["host"] == own["host"]]
+    bound = sum(1 / sum(cpu in others for others in beside) for cpu in own["cpus"])
+    return max(1, int(min(bound + 1e-6, _quota() / len(beside))))
+
+
+def _quota() -> float:
+    """CPUs that the cgroup lets a process have, infinite where it sets no limit."""
     quota_v2 = Path("/sys/fs/cgroup/cpu.max")
     quota_v1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
     period_v1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
@@ -106,25 +129,23 @@ def cpus() -> int:
     elif quota_v1.is_file():
         quota, period = quota_v1.read_text().strip(), period_v1.read_text().strip()
     else:
-        return count
-    if quota in ("max", "-1"):
-        return count
-    return max(1, min(count, int(quota) // int(period)))
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
-def threads_per_rank(local_size: int) -> int:
-    """Threads for a rank's own arithmetic: OMP_NUM_THREADS if the user set it, else an equal part
-    of the CPUs.
+def threads_per_rank(own_cpus: int) -> int:
+    """Threads for a rank's own arithmetic: OMP_NUM_THREADS if the user set it, else one for each
+    CPU that it has for itself.
 
     Open MPI and Gloo leave every rank with all cores, and N ranks with N threads each trample on
     one another.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return int(os.environ["OMP_NUM_THREADS"])
-    return max(1, cpus() // local_size)
+    return own_cpus
 
 
-def loader_workers(wanted: int, local_size: int, device: torch.device) -> int:
+def loader_workers(wanted: int, own_cpus: int, device: torch.device) -> int:
     """Loader processes for a rank: `wanted`, or for -1 the CPUs its threads leave free, at most 8.
 
     A rank that trains on the CPU loads in its own process: a worker would take the core the
@@ -132,7 +153,7 @@ def loader_workers(wanted: int, local_size: int, device: torch.device) -> int:
     """
     if wanted >= 0:
         return wanted
-    return 0 if device.type == "cpu" else max(0, min(8, cpus() // local_size - 1))
+    return 0 if device.type == "cpu" else max(0, min(8, own_cpus - 1))
 
 
 def choose_device(wanted: str, local_rank: int, local_size: int, num_gpus: int) -> torch.device:
@@ -162,21 +183,20 @@ def choose_device(wanted: str, local_rank: int, local_size: int, num_gpus: int) 
     return torch.device("cuda", local_rank)
 
 
-def gpu_identity(rank: int, device: torch.device) -> dict[str, str | int]:
-    """Who computes where: rank, host and, for a GPU, its unique id; what refuse_shared_gpus
-    compares."""
+def place(device: torch.device) -> Place:
+    """Where this rank computes."""
     gpu = "" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
-    return {"rank": rank, "host": socket.gethostname(), "gpu": gpu}
+    return {"host": socket.gethostname(), "cpus": sorted(os.sched_getaffinity(0)), "gpu": gpu}
 
 
-def refuse_shared_gpus(identities: list[dict[str, str | int]]) -> None:
-    """Raises InputError when two ranks (one identity each) compute on one GPU."""
+def refuse_shared_gpus(places: list[Place]) -> None:
+    """Raises InputError when two ranks compute on one GPU."""
     owner: dict[str, int] = {}
-    for identity in identities:
-        gpu, rank = identity["gpu"], identity["rank"]
+    for rank, place in enumerate(places):
+        gpu = place["gpu"]
         if gpu and gpu in owner:
             raise InputError(
-                f"ranks {owner[gpu]} and {rank} both compute on GPU {gpu} of {identity['host']}: "
+                f"ranks {owner[gpu]} and {rank} both compute on GPU {gpu} of {place['host']}: "
                 f"give each rank a GPU "
                 "of its own; under Slurm use --gpus-per-task=1 --gpu-bind=single:1, or none of "
                 "both, so that each "

@@ -25,6 +25,7 @@ class SingleComm:
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
+        self.own_cpus = 1
         self.settings: dict[str, str] = {}
 
     def distribute(

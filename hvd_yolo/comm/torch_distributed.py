@@ -55,6 +55,7 @@ class TorchComm:
         atexit.register(dist.destroy_process_group)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cpu")
+        self.own_cpus = 1
         self._engine = _Engine(self.size)
 
     @property

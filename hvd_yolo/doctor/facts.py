@@ -85,7 +85,7 @@ def leaders(facts: list[Facts]) -> list[Facts]:
 
 def _own_facts(comm: Comm, workers: int) -> Facts:
     is_gpu = comm.device.type == "cuda"
-    gpu = str(launch.gpu_identity(comm.rank, comm.device)["gpu"])
+    gpu = launch.place(comm.device)["gpu"]
     shm = shutil.disk_usage(_SHM) if _SHM.is_dir() else None
     affinity = sorted(os.sched_getaffinity(0))
     return Facts(
@@ -104,7 +104,7 @@ def _own_facts(comm: Comm, workers: int) -> Facts:
         permitted=_permitted_cpus(),
         cpus=launch.cpus(),
         threads=torch.get_num_threads(),
-        workers=launch.loader_workers(workers, comm.local_size, comm.device),
+        workers=launch.loader_workers(workers, comm.own_cpus, comm.device),
         free_memory=free_on_host(),
         shm_total=shm.total if shm else 0,
         shm_free=shm.free if shm else 0,

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
         config.eval.loss = False
     model = trained.model.to(comm.device)
     size = config.imgsz or trained.config.imgsz
-    workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     batches = evaluation_batches(
         dataset, size, config.eval.batch_size or config.batch_size, comm.rank, comm.size, workers
     )

@@ -22,7 +22,7 @@ def banner(
 ) -> str:
     """Model, data, ranks with what was chosen for them, batch and rate, in a few lines."""
     loader = config.loader
-    num_workers = launch.loader_workers(config.workers, comm.local_size, comm.device)
+    num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     staged = f", files staged in {loader.stage}" if loader.stage else ""
     num_parameters = sum(p.numel() for p in state.model.parameters())
     evaluated = f", {len(val_set)} to evaluate" if val_set else ""

@@ -58,25 +58,48 @@ def test_more_local_ranks_than_gpus_are_refused():
 
 
 def test_two_ranks_on_one_gpu_are_refused():
-    def identity(rank, gpu):
-        return {"rank": rank, "host": "node1", "gpu": gpu}
+    def places(*gpus):
+        return [{"host": "node1", "cpus": [0], "gpu": gpu} for gpu in gpus]
 
-    launch.refuse_shared_gpus([identity(0, "a"), identity(1, "b")])
-    launch.refuse_shared_gpus([identity(0, ""), identity(1, "")])
+    launch.refuse_shared_gpus(places("a", "b"))
+    launch.refuse_shared_gpus(places("", ""))
     with pytest.raises(InputError, match="ranks 0 and 2 both compute on GPU a of node1"):
-        launch.refuse_shared_gpus([identity(0, "a"), identity(1, "b"), identity(2, "a")])
+        launch.refuse_shared_gpus(places("a", "b", "a"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "own"),
+    [
+        # mpirun --bind-to none and horovodrun; srun, with CPUs for each task; mpirun's default of a
+        # socket for several; two ranks of three on one core.
+        ([range(16)] * 4, [4, 4, 4, 4]),
+        ([range(4), range(4, 8), range(8, 16)], [4, 4, 8]),
+        ([range(8), range(8), range(8, 16), range(8, 16)], [4, 4, 4, 4]),
+        ([[0], [0], [1]], [1, 1, 1]),
+    ],
+)
+def test_cpus_are_divided_among_the_ranks_that_are_bound_to_them(monkeypatch, bound, own):
+    monkeypatch.setattr(launch, "_quota", lambda: float("inf"))
+    places = [{"host": "node1", "cpus": [*cpus], "gpu": ""} for cpus in bound]
+    elsewhere = {"host": "node2", "cpus": [*range(16)], "gpu": ""}
+    found = [launch.cpus_of_rank(rank, [*places, elsewhere]) for rank in range(len(places))]
+    assert found == own
+    monkeypatch.setattr(launch, "_quota", lambda: 2.0 * len(places))
+    assert max(launch.cpus_of_rank(rank, places) for rank in range(len(places))) <= 2
 
 
 def test_threads_and_workers_come_from_the_cpus_there_are(monkeypatch):
     cpus = len(os.sched_getaffinity(0))
     assert 1 <= launch.cpus() <= cpus
-    assert launch.threads_per_rank(1) == launch.cpus()
-    assert launch.threads_per_rank(10 * cpus) == 1
+    assert launch.cpus_of_rank(0, [launch.place(torch.device("cpu"))]) == launch.cpus()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert launch.threads_per_rank(3) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert launch.threads_per_rank(1) == 7
     assert launch.loader_workers(5, 2, torch.device("cpu")) == 5
     assert launch.loader_workers(-1, 1, torch.device("cpu")) == 0
-    assert launch.loader_workers(-1, 1, torch.device("cuda")) == max(0, min(8, launch.cpus() - 1))
+    assert launch.loader_workers(-1, 1, torch.device("cuda")) == 0
+    assert launch.loader_workers(-1, 4, torch.device("cuda")) == 3
 
 
 @needs_mpi
