@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from hvd_yolo.config.options import CommConfig
+from hvd_yolo.config import CommConfig
 
 RANK = str(Path(__file__).with_name("scaling_rank.py"))
 BIN = Path(sys.executable).parent

@@ -1,17 +1,9 @@
 """Every option of hvd_yolo, and how a command line becomes a Config; data_verbs holds those of
 `python -m hvd_yolo.data`."""
 
+from hvd_yolo.config.comm_options import CommConfig, Sharing
 from hvd_yolo.config.data_options import AugmentConfig, LoaderConfig, OrderConfig
-from hvd_yolo.config.options import (
-    CheckpointConfig,
-    CommConfig,
-    Config,
-    EvalConfig,
-    OptimConfig,
-    ReportConfig,
-    Sharing,
-    TrainConfig,
-)
+from hvd_yolo.config.options import Config, OptimConfig, TrainConfig
 from hvd_yolo.config.parsing import (
     check_values,
     flatten,
@@ -20,6 +12,12 @@ from hvd_yolo.config.parsing import (
     parse,
     parse_train,
     to_yaml,
+)
+from hvd_yolo.config.run_options import (
+    CheckpointConfig,
+    DistillConfig,
+    EvalConfig,
+    ReportConfig,
 )
 from hvd_yolo.config.verbs import (
     DoctorConfig,
@@ -35,6 +33,7 @@ __all__ = [
     "CheckpointConfig",
     "CommConfig",
     "Config",
+    "DistillConfig",
     "DoctorConfig",
     "EvalConfig",
     "EvaluateConfig",

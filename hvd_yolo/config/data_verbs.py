@@ -5,7 +5,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from hvd_yolo.config.options import CommConfig
+from hvd_yolo.config.comm_options import CommConfig
 
 
 @dataclass

@@ -8,11 +8,14 @@ theirs, the line says why.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hvd_yolo.config.comm_options import CommConfig
 from hvd_yolo.config.data_options import AugmentConfig, LoaderConfig, OrderConfig
-
-# Gradients of an update: kept by each rank for itself, summed as they are, or as comm.compression
-# says.
-Sharing = Literal["own", "whole", "compressed"]
+from hvd_yolo.config.run_options import (
+    CheckpointConfig,
+    DistillConfig,
+    EvalConfig,
+    ReportConfig,
+)
 
 
 @dataclass
@@ -99,132 +102,6 @@ class TrainConfig:
 
 
 @dataclass
-class CommConfig:
-    """How ranks talk.
-
-    Args:
-        backend: horovod, torch (torch.distributed, under torchrun), single (one process), or auto:
-            what the launcher promised.
-        groups: gradients are summed in so many fixed groups, each as soon as it is there; fixed, so
-            that two runs give the same bits.
-        cycle_ms: milliseconds between two looks of Horovod's background thread for work; 0: chosen
-            from device and controller, as the banner says.
-        fusion_mb: Horovod's fusion buffer, MB; 0: Horovod's own 128. A group is never fused with
-            another.
-        hierarchical: Horovod sums within each host first, then across (NCCL).
-        timeline: file for Horovod's timeline (chrome://tracing); empty: none.
-        compression: of gradients on the wire: none, fp16, bf16, powersgd (Vogels et al. 2019) or
-            topk (Lin et al. 2018), the last two with error feedback.
-        powersgd_rank: rank of the two factors of each matrix, which travel as float16.
-        topk_share: share of the entries that topk sends.
-        sync_every: local SGD (Stich 2019): ranks update on their own and average their weights
-            every so many updates; momenta stay each rank's own and are averaged at checkpoints.
-        warmup: epochs of ordinary updates before local SGD, powersgd or topk begins; the first
-            gradients are the largest and the least alike (Lin et al. 2018, 2020).
-        stall_timeout: seconds that ranks wait for one that stands still before it is named, with
-            what it does, and the job ends; 0: for ever.
-        commit_every: in an elastic job (horovodrun --host-discovery-script) every rank keeps a copy
-            of the state in memory every so many updates; when ranks are lost, the updates since
-            are made again.
-        op: average, or adasum (Maleki et al. 2021; Horovod over MPI): what each rank's update
-            changes is put together by Adasum, and the rate is not multiplied by the ranks.
-    """
-
-    backend: Literal["auto", "horovod", "torch", "single"] = "auto"
-    groups: int = 4
-    cycle_ms: float = 0.0
-    fusion_mb: int = 0
-    hierarchical: bool = False
-    timeline: str = ""
-    compression: Literal["none", "fp16", "bf16", "powersgd", "topk"] = "none"
-    powersgd_rank: int = 8
-    topk_share: float = 0.01
-    sync_every: int = 1
-    warmup: float = 3.0
-    stall_timeout: float = 300.0
-    commit_every: int = 50
-    op: Literal["average", "adasum"] = "average"
-
-    @property
-    def shares_every_update(self) -> bool:
-        """Whether every update takes the gradients of all ranks."""
-        return self.sync_every == 1 and self.op == "average"
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether a rank keeps a part of each gradient for later."""
-        return self.compression in ("powersgd", "topk")
-
-    def sharing_at(self, epoch: float) -> Sharing:
-        """What becomes of the gradients of the update after so many epochs, a real number."""
-        if self.op == "adasum":
-            return "own"
-        if self.sync_every > 1:
-            return "own" if epoch >= self.warmup else "whole"
-        is_early = self.is_lossy and epoch < self.warmup
-        return "whole" if is_early else "compressed"
-
-
-@dataclass
-class CheckpointConfig:
-    """When the training state is written.
-
-    Args:
-        every_updates: also write last.pt every so many updates; 0 writes it at the end of each
-            epoch only. Ranks that keep something to themselves (comm.sync_every, powersgd, topk)
-            put it together there.
-        every_minutes: also after so many minutes without, at the end of an update; 0: never.
-        every_epochs: also keep epoch_NNN.pt every so many epochs; 0 keeps none.
-        keep: so many of last.pt: that one, last-1.pt and so on, in case a disk damages one.
-        on_failure: what a full disk does: stop, or go_on with the checkpoint before.
-    """
-
-    every_updates: int = 0
-    every_minutes: float = 0.0
-    every_epochs: int = 0
-    keep: int = 2
-    on_failure: Literal["stop", "go_on"] = "stop"
-
-
-@dataclass
-class EvalConfig:
-    """Evaluation on the val split, by all ranks.
-
-    Args:
-        every: evaluate after every so many epochs, and after the last; 0 never.
-        batch_size: images a forward pass; 0 takes batch_size of the training.
-        conf: detections below this score are dropped.
-        iou: overlap above which the weaker of two detections of one class is dropped.
-        max_detections: detections kept an image; COCO scores the best 100.
-        loss: compute the validation loss too.
-        max_unreadable: unreadable images that are named and left out of the score before it is an
-            error; the metrics tell how many they were.
-        scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the
-            faster where installed.
-    """
-
-    every: int = 1
-    batch_size: int = 0
-    conf: float = 0.001
-    iou: float = 0.7
-    max_detections: int = 300
-    loss: bool = True
-    max_unreadable: int = 100
-    scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"
-
-
-@dataclass
-class ReportConfig:
-    """What the run tells.
-
-    Args:
-        every: updates between two progress lines and train lines of metrics.jsonl.
-    """
-
-    every: int = 10
-
-
-@dataclass
 class Config:
     """Train a detector on any number of ranks.
 
@@ -234,6 +111,8 @@ class Config:
             num_classes.
         weights: file to start from: a checkpoint of ours, of Ultralytics, YOLOv5 or YOLOX, or
             safetensors; classes may differ, layers that fit are taken.
+        teacher: checkpoint of ours that the model learns from as well (distillation); its classes
+            and strides must be the same, its family may differ.
         data: shapes (drawn, needs no files), a data.yaml (of Ultralytics, or of tar shards), a COCO
             folder or a Pascal VOC folder.
         imgsz: side of the square model input, pixels.
@@ -258,6 +137,7 @@ class Config:
         loader: how images reach the loop.
         order: which images an update takes, and how large.
         train: the training step.
+        distill: what the model learns from its teacher.
         comm: how ranks talk.
         checkpoint: when state is written.
         eval: evaluation.
@@ -266,6 +146,7 @@ class Config:
 
     model: str = "yolov8n"
     weights: str = ""
+    teacher: str = ""
     data: str = "shapes"
     imgsz: int = 640
     epochs: int = 100
@@ -284,6 +165,7 @@ class Config:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     order: OrderConfig = field(default_factory=OrderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     comm: CommConfig = field(default_factory=CommConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hvd_yolo.config.options import CommConfig, EvalConfig, LoaderConfig
+from hvd_yolo.config.comm_options import CommConfig
+from hvd_yolo.config.data_options import LoaderConfig
+from hvd_yolo.config.run_options import EvalConfig
 
 
 @dataclass
