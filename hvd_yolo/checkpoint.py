@@ -56,8 +56,13 @@ def save(path: Path, content: dict[str, Any], keep: int = 1) -> None:
 
 def save_text(path: Path, text: str) -> None:
     """Writes a text file, as `save` whole or not at all; raises InputError when it cannot."""
+    save_bytes(path, text.encode())
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, as `save` whole or not at all; raises InputError when it cannot."""
     try:
-        _put(_write(path, lambda file: file.write(text.encode())), path)
+        _put(_write(path, lambda file: file.write(content)), path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -51,6 +51,11 @@ class MemoryMeter:
             ) from error
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return _status("VmRSS")
+
+
 def _status(key: str) -> int:
     """An entry of /proc/self/status, in bytes."""
     return _kilobytes((_PROC / "status").read_text(), key)

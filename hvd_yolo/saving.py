@@ -11,6 +11,8 @@ from hvd_yolo.comm import Comm, agree
 from hvd_yolo.config import Config, to_yaml
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.errors import InputError
+from hvd_yolo.evaluate import Table
+from hvd_yolo.evaluate.keeping import packed
 from hvd_yolo.report import Report
 from hvd_yolo.state import TrainState, copied, share_state
 from hvd_yolo.stopping import StopRequest
@@ -56,17 +58,22 @@ class Checkpoints:
         self._stop = stop
         stop.before_exit = self.wait
 
-    def save(self, state: TrainState, is_best: bool = False) -> None:
+    def save(self, state: TrainState, best: Table | None = None) -> None:
         """Begins to write last.pt, with all that evaluating the state or going on from it needs; at
-        the end of an epoch epoch_NNN.pt too, where that is kept; before them best.pt, for last.pt
-        remembers that it was written. Every rank, for an elastic job commits what it saves."""
+        the end of an epoch epoch_NNN.pt too, where that is kept; before them, with the evaluation
+        that was the best, best.pt and evaluation.npz, for last.pt remembers that they were written.
+        Every rank, for an elastic job commits what it saves."""
         if self._comm.is_elastic:
             state.commit(self._comm, self._report.metrics_bytes)
         if not self._comm.is_main or (self._fault and self._options.on_failure == "stop"):
             return
         every = self._options.every_epochs
         is_kept = every and state.images_seen == 0 and state.epoch % every == 0
-        names = ["best.pt"] * is_best + [f"epoch_{state.epoch:03}.pt"] * bool(is_kept) + ["last.pt"]
+        names = (
+            ["best.pt"] * (best is not None)
+            + [f"epoch_{state.epoch:03}.pt"] * bool(is_kept)
+            + ["last.pt"]
+        )
         self.wait()
         # An elastic job has the copy already.
         training = state.committed.training if self._comm.is_elastic else copied(state.state_dict())
@@ -81,7 +88,7 @@ class Checkpoints:
         keep = 1 if is_bad and self._is_last_bad else self._options.keep
         self._is_last_bad = is_bad
         self._thread = threading.Thread(
-            target=self._write, args=(content, names, keep), name="checkpoint"
+            target=self._write, args=(content, names, keep, best), name="checkpoint"
         )
         self._thread.start()
 
@@ -149,10 +156,15 @@ class Checkpoints:
             if self._fault is not None:
                 raise self._fault
 
-    def _write(self, content: dict[str, Any], names: list[str], keep: int) -> None:
+    def _write(
+        self, content: dict[str, Any], names: list[str], keep: int, best: Table | None
+    ) -> None:
         self._fault = None
         for name in names:
             try:
+                if name == "best.pt":
+                    table = packed(best, tuple(self._fixed["names"]))
+                    checkpoint.save_bytes(self._folder.parent / "evaluation.npz", table)
                 checkpoint.save(self._folder / name, content, keep if name == "last.pt" else 1)
             except InputError as error:
                 logger.error("%s", error)

@@ -21,8 +21,9 @@ class TrainState:
     """What training has come to.
 
     epoch and images_seen (of that epoch) say which images come next; updates counts from the start
-    of the run; best is the highest AP so far; loss_weights are the global divisors of the last
-    update's losses, the main one and then one a term once those are known, which scale the next;
+    of the run; best is the best number so far of best_metric, and stale_evaluations those in a row
+    since that were no better; loss_weights are the global divisors of the last update's losses, the
+    main one and then one a term once those are known, which scale the next;
     unreadable counts the images of this epoch that could not be read; term_names are those of the
     loss; window holds the sums of the progress line under way; compression is what
     Comm.settle_compression() returned last; is_evaluation_due: an epoch has ended whose evaluation
@@ -39,7 +40,9 @@ class TrainState:
     images_seen: int = 0
     updates: int = 0
     unreadable: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    best: float = float("-inf")
+    best: float | None = None
+    best_metric: str = ""
+    stale_evaluations: int = 0
     loss_weights: Tensor | None = None
     window: Tensor | None = None
     term_names: list[str] | None = None
@@ -50,9 +53,9 @@ class TrainState:
     committed: "Commit | None" = None
 
     _COUNTERS = (
-        "epoch", "images_seen", "updates", "unreadable", "best", "loss_weights", "window",
-        "term_names", "compression", "is_evaluation_due", "bad_updates",
-        "rollbacks",
+        "epoch", "images_seen", "updates", "unreadable", "best", "best_metric",
+        "stale_evaluations", "loss_weights", "window", "term_names", "compression",
+        "is_evaluation_due", "bad_updates", "rollbacks",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
 from hvd_yolo.tally import Tally, Wishes, next_weights, weight_of, wishes_in
+from hvd_yolo.watchdog import pulse_of
 
 
 class Step:
@@ -134,6 +135,8 @@ class Step:
             state.epoch, state.images_seen = state.epoch + 1, 0
             state.unreadable = torch.zeros_like(state.unreadable)
         state.ema.update(state.model, state.updates)
+        data_wait = sum(counts[-1] for _, counts in passes)
+        pulse_of(self._comm).add(state.updates, data_wait, self._comm_waited)
         return rate
 
     def settle(self, state: TrainState, is_saved: bool) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from hvd_yolo import cli, feed
+from hvd_yolo import cli, feed, patience
 from hvd_yolo.comm import Comm, agree, elastic, gather_json, launch
 from hvd_yolo.config import Config
 from hvd_yolo.data.dataset import Dataset
@@ -64,10 +64,10 @@ def fit(
             with stop.at_once(unless=comm.is_elastic):
                 found = validate(state.ema.module)
             report.evaluation(_epochs(state, train_set), state.updates, found)
-            state.is_evaluation_due, best = False, state.best
-            state.best = max(found.metrics["AP"], best)
-            checkpoints.save(state, is_best=state.best > best)
-        if pace.is_over(state.epoch, state.updates):
+            state.is_evaluation_due = False
+            is_best = patience.is_best(state, found.metrics, config.eval)
+            checkpoints.save(state, found.table if is_best else None)
+        if pace.is_over(state.epoch, state.updates) or patience.is_lost(state, config.eval):
             checkpoints.settle()
             return state
 
@@ -167,12 +167,23 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
             finally:
                 # Who begins again must not write beside who is still writing.
                 stop.before_exit()
-        best = f"; best AP {state.best:.4f} in {folder}/checkpoints/best.pt" if val_set else ""
-        report.say(f"done: {state.updates} updates{best}")
+        report.say(_last_line(state, config, folder))
 
 
 def _tell(report: Report, state: TrainState, fault: str, message: str) -> None:
     report.event(state.updates, fault, message)
+
+
+def _last_line(state: TrainState, config: Config, folder: Path) -> str:
+    why = ""
+    if patience.is_lost(state, config.eval):
+        many = f"{state.stale_evaluations} evaluations in a row"
+        why = f", for {state.best_metric} was no better in {many} (eval.patience)"
+    best = ""
+    if state.best is not None:
+        file = folder / "checkpoints" / "best.pt"
+        best = f"; best {state.best_metric} {state.best:.4f} in {file}"
+    return f"done: {state.updates} updates{why}{best}"
 
 
 def _epochs(state: TrainState, train_set: Dataset) -> float:

@@ -75,11 +75,12 @@ def run_job(
 
 def train(
     num_ranks: int, output: Path, *options: str, launcher: str = "mpirun", **environment: str
-) -> None:
-    """A training job that must succeed."""
+) -> str:
+    """A training job that must succeed; what it printed."""
     arguments = ["-m", "hvd_yolo.train", "--output", str(output), *options]
     done = run_job(num_ranks, arguments, launcher, **environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 needs_mpi = pytest.mark.skipif(

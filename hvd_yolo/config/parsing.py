@@ -179,6 +179,8 @@ def _check_training(config: Config) -> None:
             "powersgd and topk, comm.sync_every, comm.op adasum) put it together at a checkpoint, "
             "so the clock would change the result; take checkpoint.every_updates"
         )
+    if config.eval.metric == "val_loss" and not config.eval.loss:
+        raise InputError("eval.metric val_loss needs --eval.loss true")
     if config.imgsz == 0:
         raise InputError("imgsz is 0, it must be at least 32")
     if config.global_batch and config.train.accumulate != 1:

@@ -31,9 +31,7 @@ class EvalConfig:
 
     Args:
         every: evaluate after every so many epochs, and after the last; 0 never.
-        metric: what best.pt is the best by, and patience looks at: AP, AP50, AP75, AP_small, ...,
-            AR_100, precision, recall, f1, val_loss (the lower, the better) or any other number of
-            an eval line.
+        metric: what best.pt is the best by, and patience looks at; of val_loss, the lowest.
         patience: stop after so many evaluations in a row without a better one; 0: never.
         batch_size: images a forward pass; 0 takes batch_size of the training.
         conf: detections below this score are dropped.
@@ -47,7 +45,11 @@ class EvalConfig:
     """
 
     every: int = 1
-    metric: str = "AP"
+    metric: Literal[
+        "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+        "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
+        "precision", "recall", "f1", "val_loss",
+    ] = "AP"  # fmt: skip
     patience: int = 100
     batch_size: int = 0
     conf: float = 0.001

@@ -30,11 +30,10 @@ __all__ = ["Evaluation", "Table", "detection_rows", "evaluate", "results_json", 
 
 @dataclass
 class Evaluation:
-    """What evaluate() found: `metrics` for reports, all detections (D, 7) as scoring.Table holds
-    them, and its time."""
+    """What evaluate() found: `metrics` for reports, all truths and detections, and its time."""
 
     metrics: dict[str, Any]
-    detections: np.ndarray
+    table: Table
     seconds: float
 
 
@@ -86,7 +85,7 @@ def evaluate(
     metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
     if options.loss:
         metrics.update(losses.metrics(comm))
-    return Evaluation(metrics, table.detections, time.monotonic() - started)
+    return Evaluation(metrics, table, time.monotonic() - started)
 
 
 def results_json(detections: np.ndarray, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:

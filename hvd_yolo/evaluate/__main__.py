@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     found = evaluate(model, dataset, batches, comm, config.eval)
     if comm.is_main:
         if config.results:
-            results = results_json(found.detections, dataset.category_ids)
+            results = results_json(found.table.detections, dataset.category_ids)
             Path(config.results).write_text(json.dumps(results), encoding="utf-8")
         for name in (*COCO_NUMBERS, "precision", "recall", "f1", "threshold"):
             print(f"{name:<10} {found.metrics[name]:.4f}")

@@ -17,7 +17,7 @@ from hvd_yolo.errors import InputError, Stopped
 from hvd_yolo.stopping import last_words
 from hvd_yolo.watchdog.channel import Line, connect
 from hvd_yolo.watchdog.judgement import Word, judge
-from hvd_yolo.watchdog.pulse import Pulse, WatchedComm, marked, pulse_of
+from hvd_yolo.watchdog.pulse import Life, Pulse, WatchedComm, life, marked, pulse_of
 
 __all__ = ["VERDICT", "Pulse", "WatchedComm", "marked", "pulse_of", "watched"]
 
@@ -26,6 +26,7 @@ logger = logging.getLogger("hvd_yolo.watchdog")
 # How a rank's last message begins; the supervisor looks for it.
 VERDICT = "watchdog: "
 
+_TOLD = tuple(key for key in Life.__annotations__ if key != "silence")
 _BEAT_SECONDS = 1.0
 _STACK_SECONDS = 3.0
 _TELL_SECONDS = 2.0
@@ -54,7 +55,7 @@ def watched(comm: Comm, timeout: float, tell: Callable[[str, str], None]) -> Ite
     thread = threading.Thread(target=watch.run, name="watchdog", daemon=True)
     thread.start()
     try:
-        yield WatchedComm(comm, pulse)
+        yield WatchedComm(comm, pulse, watch.others)
     except (InputError, Stopped):
         raise
     except BaseException:
@@ -84,6 +85,7 @@ class _Watch:
         self._cpu_seconds = 0.0
         self._rank = comm.rank
         self._is_elastic = comm.is_elastic
+        self._comm = comm
         self._pulse = pulse
         self._lines = lines
         self._hosts = hosts
@@ -129,7 +131,12 @@ class _Watch:
             self._pulse.at(mark.phase, is_computing=True)
             mark = self._pulse.mark
         self._cpu_seconds = cpu_seconds
-        return {**mark._asdict(), "since": None, "age": now - max(mark.since, self._forgiven)}
+        age = now - max(mark.since, self._forgiven)
+        return {**life(self._comm, self._pulse), **mark._asdict(), "since": None, "age": age}
+
+    def others(self) -> list[Life]:
+        """What has been heard of other ranks."""
+        return []
 
     def _own_stack(self) -> str:
         # In memory: a disk may be what the rank waits for.
@@ -160,7 +167,10 @@ class _Judge(_Watch):
         now = time.monotonic()
         self._heard: dict[int, float] = dict.fromkeys(self._lines, now)
         first = {"count": 0, "phase": "the start", "is_waiting": False, "age": 0.0}
-        self._words: dict[int, dict[str, Any]] = {rank: dict(first) for rank in self._lines}
+        first |= dict.fromkeys(("updates", "data_wait", "comm_wait", "memory", "gpu_memory"), 0)
+        self._words: dict[int, dict[str, Any]] = {
+            rank: {**first, "rank": rank, "host": self._hosts[rank]} for rank in self._lines
+        }
         self._ended: set[int] = set()
         self._stacks: list[str] = []
 
@@ -177,6 +187,14 @@ class _Judge(_Watch):
             self._stacks.append(message["stack"])
         elif rank in self._words:
             self._words[rank] = message
+
+    def others(self) -> list[Life]:
+        """See WatchedComm.lives; called by other threads."""
+        now = time.monotonic()
+        return [
+            Life(**{key: told[key] for key in _TOLD}, silence=now - self._heard[rank])
+            for rank, told in self._words.copy().items()
+        ]
 
     def _forgive(self, now: float) -> None:
         self._heard = dict.fromkeys(self._heard, now)

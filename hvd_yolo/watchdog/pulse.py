@@ -1,14 +1,16 @@
 """What a rank is doing, told to whoever asks when it stands still."""
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
 from hvd_yolo.comm import Comm
+from hvd_yolo.memory import resident
 
 T = TypeVar("T")
 
@@ -26,10 +28,20 @@ class Mark(NamedTuple):
 
 
 class Pulse:
-    """The last mark; written by the thread that trains, read by the one that watches."""
+    """The last mark, and what the rank has done so far: updates, seconds it waited for images and
+    for other ranks; written by the thread that trains, read by the one that watches."""
 
     def __init__(self) -> None:
         self.mark = Mark(0, "the start", False, time.monotonic())
+        self.updates = 0
+        self.data_wait = 0.0
+        self.comm_wait = 0.0
+
+    def add(self, updates: int, data_wait: float, comm_wait: float) -> None:
+        """An update is made, the number `updates` of the run, with so many seconds of waits."""
+        self.updates = updates
+        self.data_wait += data_wait
+        self.comm_wait += comm_wait
 
     def at(self, phase: str, is_computing: bool = False) -> None:
         """The rank has come to this; said again, that it is getting on with it."""
@@ -69,12 +81,53 @@ def marked(batches: Iterable[T], comm: Comm, phase: str) -> Iterator[T]:
     pulse.at(f"the end of {phase}", is_computing=True)
 
 
+class Life(TypedDict):
+    """What a rank does, and has done so far. memory: bytes that it holds, gpu_memory: of its GPU;
+    age: seconds since it last got on, silence: since rank 0 heard of it."""
+
+    rank: int
+    host: str
+    updates: int
+    data_wait: float
+    comm_wait: float
+    memory: int
+    gpu_memory: int
+    phase: str
+    is_waiting: bool
+    age: float
+    silence: float
+
+
+def life(comm: Comm, pulse: Pulse) -> Life:
+    """That of this rank."""
+    mark = pulse.mark
+    is_gpu = comm.device.type == "cuda"
+    return Life(
+        rank=comm.rank, host=socket.gethostname(), updates=pulse.updates,
+        data_wait=pulse.data_wait, comm_wait=pulse.comm_wait, memory=resident(),
+        gpu_memory=torch.cuda.memory_reserved(comm.device) if is_gpu else 0,
+        phase=mark.phase, is_waiting=mark.is_waiting, age=time.monotonic() - mark.since,
+        silence=0.0,
+    )  # fmt: skip
+
+
 class WatchedComm:
     """The comm it is given, which tells a pulse when it waits for other ranks."""
 
-    def __init__(self, comm: Comm, pulse: Pulse) -> None:
+    def __init__(
+        self, comm: Comm, pulse: Pulse, others: Callable[[], list[Life]] | None = None
+    ) -> None:
+        """others: what is known of other ranks."""
         self._comm = comm
         self.pulse = pulse
+        self._others = others
+
+    def lives(self) -> list[Life]:
+        """What is known now of the ranks, in their order, without a word to them: of all on rank 0,
+        of a rank itself on others and where ranks are not watched."""
+        own = life(self._comm, self.pulse)
+        others = self._others() if self._others else []
+        return sorted([own, *others], key=lambda rank: rank["rank"])
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the comm has)
         return getattr(self._comm, name)

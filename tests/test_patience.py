@@ -1,0 +1,86 @@
+"""Which evaluation is the best, and when waiting for a better one ends training."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hvd_yolo import patience
+from hvd_yolo.config import EvalConfig
+from hvd_yolo.data import open_dataset
+from tests.conftest import needs_mpi, train
+
+STILL = (
+    "--data", "shapes:8", "--imgsz", "64", "--batch_size", "2", "--epochs", "6",
+    "--optim.lr", "1e-12", "--device", "cpu",
+)  # fmt: skip
+
+
+def told(metric, values, patience_of=0):
+    """For each value of a metric in turn, whether it is the best, and whether patience is lost."""
+    state = SimpleNamespace(best=None, best_metric="", stale_evaluations=0)
+    options = EvalConfig(metric=metric, patience=patience_of)
+    return [
+        (patience.is_best(state, {metric: value}, options), patience.is_lost(state, options))
+        for value in values
+    ]
+
+
+def test_the_best_is_the_highest_and_of_a_loss_the_lowest():
+    assert [best for best, _ in told("AP50", [0.1, 0.3, 0.3, 0.2, 0.4])] == [1, 1, 0, 0, 1]
+    assert [best for best, _ in told("val_loss", [3.0, 2.0, 2.5, 1.0])] == [1, 1, 0, 1]
+
+
+def test_a_number_that_is_not_finite_is_never_the_best():
+    nan, infinite = float("nan"), float("inf")
+    assert [best for best, _ in told("val_loss", [nan, -infinite, 2.0, nan, 1.0])] == [
+        0,
+        0,
+        1,
+        0,
+        1,
+    ]
+
+
+def test_patience_counts_evaluations_since_the_best():
+    assert [lost for _, lost in told("AP", [0.1, 0.0, 0.2, 0.1, 0.1, 0.3], 2)] == [0, 0, 0, 0, 1, 0]
+    assert not any(lost for _, lost in told("AP", [0.1] * 50))
+
+
+def test_another_metric_begins_anew():
+    state = SimpleNamespace(best=0.9, best_metric="AP50", stale_evaluations=7)
+    assert patience.is_best(state, {"AP": 0.5}, EvalConfig(metric="AP"))
+    assert (state.best, state.stale_evaluations) == (0.5, 0)
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_a_run_that_gets_no_better_ends_and_stays_ended(tmp_path, ranks):
+    """On all ranks at once; what it has found is kept, and a longer patience goes on."""
+    said = train(ranks, tmp_path, *STILL, "--eval.patience", "2")
+    assert "AP was no better in 2 evaluations in a row (eval.patience)" in said
+    assert epochs_evaluated(tmp_path) == [1, 2, 3]
+    assert "done: " in train(ranks, tmp_path, *STILL, "--eval.patience", "2")
+    assert epochs_evaluated(tmp_path) == [1, 2, 3]
+    train(ranks, tmp_path, *STILL, "--eval.patience", "4")
+    assert epochs_evaluated(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def epochs_evaluated(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["epoch"] for line in lines if line["kind"] == "eval"]
+
+
+def test_the_evaluation_of_the_best_is_kept_whole(tmp_path):
+    train(1, tmp_path, *STILL, "--epochs", "1")
+    with np.load(tmp_path / "evaluation.npz") as kept:
+        truths, detections, names = kept["truths"], kept["detections"], kept["names"]
+        images = kept["image_ids"]
+    assert tuple(names) == open_dataset("shapes:8", "val").names
+    assert set(truths[:, 0]) <= set(images)
+    assert truths.shape[1] == 8
+    assert detections.dtype == np.float32
+    assert detections.shape[1] == 7
+    _, counts = np.unique(detections[:, 0], return_counts=True)
+    assert counts.max(initial=0) <= 100
