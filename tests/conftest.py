@@ -40,7 +40,10 @@ def job_environment(**changes: str) -> dict[str, str]:
 
 def command_for(num_ranks: int, arguments: Sequence[str], launcher: str = "mpirun") -> list[str]:
     """The command line that starts `python ARGUMENTS` on so many ranks of this machine; 1 needs no
-    launcher."""
+    launcher. Training draws no plots unless the arguments say so, which would take longer than
+    it."""
+    if "hvd_yolo.train" in arguments and "--report.plots" not in arguments:
+        arguments = [*arguments, "--report.plots", "false"]
     python = [sys.executable, *arguments]
     if num_ranks == 1 and launcher != "torchrun":
         return python

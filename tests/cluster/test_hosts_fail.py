@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(bool(hosts.missing()), reason=hosts.missing())
 OPTIONS = (
     "--data", "shapes:36", "--imgsz", "64", "--epochs", "6", "--global_batch", "9",
     "--report.every", "1", "--eval.every", "0", "--checkpoint.every_updates", "3",
-    "--comm.stall_timeout", "5",
+    "--comm.stall_timeout", "5", "--report.plots", "false",
 )  # fmt: skip
 
 LONG = pytest.mark.long

@@ -32,6 +32,7 @@ RESOURCES = (
 OPTIONS = (
     "--data", "shapes:36", "--imgsz", "64", "--global_batch", "9", "--report.every", "1",
     "--eval.every", "0", "--checkpoint.every_updates", "50", "--train.sync_bn", "true",
+    "--report.plots", "false",
 )  # fmt: skip
 
 

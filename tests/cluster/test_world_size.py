@@ -17,7 +17,7 @@ LONG = pytest.mark.long
 COMMON = (
     "--data", "shapes:56", "--imgsz", "64", "--train.dtype", "float64", "--epochs", "100",
     "--max_updates", "20", "--eval.every", "0", "--report.every", "20",
-    "--optim.warmup_epochs", "1", "--optim.name", "sgd",
+    "--report.plots", "false", "--optim.warmup_epochs", "1", "--optim.name", "sgd",
 )  # fmt: skip
 
 
