@@ -45,7 +45,7 @@ $(VENV)/bin/python: | system
 	@$(PYTHON) -m venv $(VENV)
 
 $(STAMP): $(REQUIREMENTS) setup.py $(VENV)/bin/python
-	@echo "pip: $(REQUIREMENTS)"
+	@echo "pip: $(strip $(REQUIREMENTS))"
 	@if [ $(DEVICE) = gpu ]; then $(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-gpu.txt; fi
 	@$(BIN)/python -m pip install -q --disable-pip-version-check \
 	  $(if $(filter 1,$(DEV)),-r requirements-dev.txt) \

@@ -108,7 +108,7 @@ def _joined(slots: list[Slots], ssh: Ssh, config: LaunchConfig) -> dict[str, str
         for place, (one, there) in enumerate(zip(found, reached, strict=True))
     ]
     names = [*(host for host, _ in slots), "this machine"]
-    told = ", ".join(f"{host} ({count} ranks)" for host, count in slots)
+    told = ", ".join(f"{host} ({count} rank{'s' * (count > 1)})" for host, count in slots)
     wanted = config.interface
     if len(hosts) == 1:
         print(f"hosts: {told}", file=sys.stderr)
