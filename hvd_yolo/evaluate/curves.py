@@ -37,9 +37,9 @@ class Curves(NamedTuple):
 
 def curves(table: Table, num_classes: int, scorer: str = "auto") -> Curves:
     """The curves of an evaluation; without any truth, those of no class."""
-    whole, _, scores = score_categories(table, np.arange(num_classes), scorer)
-    # IoU 0.5, all areas, 100 detections.
-    precision, scores = whole[:, 0, :, 0, -1], scores[:, 0, :, 0, -1]
+    every = np.arange(num_classes)
+    precision, _, scores = score_categories(table, every, scorer, at_iou_50=True)
+    precision, scores = precision[:, 0, :, 0, 0], scores[:, 0, :, 0, 0]
     labels = np.flatnonzero(precision[:, 0] > -1)
     best = best_operating_point(precision, scores)
     precision, scores = precision[labels], scores[labels]

@@ -1,6 +1,7 @@
 """Pieces of the page, each a string of HTML that needs no other file."""
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -115,7 +116,7 @@ def verbatim(text: str) -> str:
 
 def _plot(found: Plot) -> str:
     image = _image(found.png, "png", found.alt)
-    if found.shape:
+    if found.shape in ("wide", "tall"):
         region = f'role="region" tabindex="0" aria-label="{escape(found.title)}"'
         image = f'<div class="scroll" {region}>{image}</div>'
     caption = f"<p>{escape(found.caption)}</p>" if found.caption else ""
@@ -138,4 +139,4 @@ def _classes(is_number: bool, is_best: bool = False) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text in ("", "-") or text.lstrip("-+")[:1].isdigit()
+    return re.fullmatch(r"-?|-?[\d,]+(\.\d+)?(e[-+]\d+)?%?|\d+:\d\d:\d\d", text) is not None

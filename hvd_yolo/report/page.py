@@ -56,23 +56,20 @@ def _page_of_one(run: Run) -> str:
     drawn = progress.all_plots([run])
     results = _result_plots(run, judged)
     stats, galleries, missing = _data_set(run, judged)
-    label_plots = labels.label_plots(stats, run.names or _names_of(run)) if stats else []
+    label_plots = labels.label_plots(stats) if stats else []
     _save(run.folder / "plots", [*drawn, *results, *label_plots], galleries)
 
     by_name = {gallery.name: html.gallery(gallery) for gallery in galleries}
     inputs = "".join(v for k, v in by_name.items() if k.startswith("training"))
     outputs = "".join(v for k, v in by_name.items() if not k.startswith("training"))
-    head, rows = tables.classes(run, judged.curves, stats and stats.counts, judged.matrix)
+    head, rows = tables.classes(run, judged.curves, stats, judged.matrix)
     per_class = html.table(head, rows, label="Results by class") if rows and run.evals else ""
-    evaluated = tables.results(run)
+    best_and_last = html.table(*tables.results(run), label="Evaluations") if run.evals else ""
     sections = [
         ("training", "Training", html.plots(drawn) or "<p>No update has been told of yet.</p>"),
         ("results", "Results", _result_text(run, judged) + html.plots(results)),
         ("classes", "Classes", per_class),
-        (
-            "numbers", "Best and last evaluation",
-            evaluated and html.table(["", "best", "last"], evaluated, label="Evaluations"),
-        ),
+        ("numbers", "Best and last evaluation", best_and_last),
         ("pictures", "Validation pictures", outputs),
         ("data", "Training data", html.paragraphs(missing) + html.plots(label_plots) + inputs),
         ("environment", "Environment", _environment(run)),
@@ -142,11 +139,8 @@ def _result_plots(run: Run, judged: _Judged) -> list[Plot]:
 
 def _result_text(run: Run, judged: _Judged) -> str:
     if judged.curves is None:
-        return html.paragraphs(
-            [
-                "No detections are kept (evaluation.npz is not there): no curves, no confusion matrix."
-            ]
-        )
+        told = "No detections are kept (evaluation.npz is not there): no curves, no matrix."
+        return html.paragraphs([told])
     told = (
         "Curves and matrix are of the evaluation that gave best.pt, from the 100 best detections "
         f"of each of {len(run.table.image_ids):,} images, at IoU 0.5. Recall is known in steps "
@@ -182,10 +176,6 @@ def _validation(run: Run, judged: _Judged, val_set: Dataset) -> list[Gallery]:
         ),
     ]
     return [gallery for gallery in found if gallery is not None]
-
-
-def _names_of(run: Run) -> tuple[str, ...]:
-    return open_dataset(run.config.data, "train").names
 
 
 def _key_numbers(run: Run) -> list[tuple[str, str]]:

@@ -25,13 +25,13 @@ p { margin: 0 0 8px; max-width: 75ch; }
 a { color: var(--accent); }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0 0; }
 .quiet, figcaption, .plot p { color: var(--quiet); font-size: 0.875rem; overflow-wrap: anywhere; }
-.numbers { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr));
+.numbers { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(104px, 1fr));
   margin: 20px 0; padding: 0; }
 .numbers div, .card, figure, details { background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; }
-.numbers div { padding: 10px 14px; }
+.numbers div { padding: 8px 10px; }
 .numbers dt { color: var(--quiet); font-size: 0.8125rem; }
-.numbers dd { margin: 0; font-size: 1.375rem; font-variant-numeric: tabular-nums; }
+.numbers dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
 .grid { display: grid; gap: 16px; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); }
 figure { margin: 0; padding: 14px; min-width: 0; }
@@ -41,6 +41,8 @@ figure img { display: block; max-width: 100%; height: auto; }
 .scroll { overflow: auto; max-width: 100%; }
 .wide { grid-column: 1 / -1; }
 .wide img { min-width: 900px; }
+.high { grid-row: span 2; }
+.grid + h3 { margin-top: 28px; }
 .tall .scroll { max-height: 560px; }
 .photos { display: grid; gap: 12px; margin-bottom: 24px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 160px), 1fr)); }
@@ -55,7 +57,7 @@ figure img { display: block; max-width: 100%; height: auto; }
   margin: 0 0 10px; font-size: 0.875rem; }
 .key span { display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   margin-right: 6px; border: 1px solid var(--line); }
-.card { padding: 12px 14px; margin-bottom: 16px; }
+.card { padding: 8px 14px; margin-bottom: 16px; width: fit-content; max-width: 100%; }
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 18px 5px 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); white-space: nowrap; }

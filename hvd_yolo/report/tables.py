@@ -9,6 +9,7 @@ import numpy as np
 from hvd_yolo.config import flatten
 from hvd_yolo.evaluate.curves import Curves
 from hvd_yolo.report.findings import seconds_of_lines
+from hvd_yolo.report.plots.labels import Labels
 from hvd_yolo.report.runs import Run, column, number
 
 Rows = list[list[str]]
@@ -27,7 +28,7 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def training_time(run: Run) -> str:
@@ -79,30 +80,30 @@ def differences(runs: Sequence[Run]) -> Rows:
     ]
 
 
-def results(run: Run) -> Rows:
-    """The numbers of the best and of the last evaluation."""
+def results(run: Run) -> tuple[list[str], Rows]:
+    """The numbers of the best and of the last evaluation, a row each."""
     best, last = run.best(), run.evals[-1] if run.evals else None
     if best is None or last is None:
-        return []
+        return [], []
     keys = [*_RESULTS, "threshold", "AR_1", "AR_10", "AR_100", "val_loss"]
-    lines = [["epoch", f"{best['epoch']:g}", f"{last['epoch']:g}"]]
-    return lines + [
-        [key, figure(number(best[key])), figure(number(last.get(key)))]
-        for key in keys
-        if key in best
+    keys = [key for key in keys if key in best]
+    rows = [
+        [name, f"{line['epoch']:g}", *(figure(number(line.get(key))) for key in keys)]
+        for name, line in (("best", best), ("last", last))
     ]
+    return ["evaluation", "epoch", *keys], rows
 
 
 def classes(
-    run: Run, curves: Curves | None, counts: np.ndarray | None, matrix: np.ndarray | None
+    run: Run, curves: Curves | None, labels: Labels | None, matrix: np.ndarray | None
 ) -> tuple[list[str], Rows]:
     """A row for each class: objects to learn from and to find, AP, AP50, how many were missed."""
     best = run.best() or {}
     names = list(run.names or best.get("per_class", {}))
     head, columns = ["class"], [names]
-    if counts is not None and len(counts) == len(names):
+    if labels is not None and list(labels.names) == names:
         head.append("training objects")
-        columns.append([f"{count:,}" for count in counts])
+        columns.append([f"{count:,}" for count in labels.counts])
     if matrix is not None:
         head += ["val objects", "missed"]
         there = matrix[:, :-1].sum(0)

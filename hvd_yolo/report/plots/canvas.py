@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 5.4
+WIDTH = 4.8
 # In turn; told apart with red-green blindness too (after Okabe and Ito 2008, "Color universal
 # design").
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#6a51a3", "#7f7f7f")
-_INK, _GRID, _DPI = "#333333", "#dddddd", 150
+_INK, _GRID, _DPI = "#333333", "#dddddd", 170
 _MOST_MARKED = 40
 _LONGEST_NAME = 28
 
@@ -26,7 +26,8 @@ _LONGEST_NAME = 28
 @dataclass
 class Plot:
     """A finished figure. name: of its file; alt: what it shows, for who cannot see it; shape: how
-    the page lays it out, wide and tall ones scroll in a box of their own."""
+    the page lays it out, wide and tall ones scroll in a box of their own,
+    high ones take two rows."""
 
     name: str
     title: str
@@ -48,7 +49,7 @@ class Series(NamedTuple):
     is_marked: bool = False
 
 
-def new_figure(width: float = WIDTH, height: float = 3.4) -> "Figure":
+def new_figure(width: float = WIDTH, height: float = 3.2) -> "Figure":
     """A figure of that size in inches; raises InputError without matplotlib."""
     try:
         from matplotlib.figure import Figure
@@ -70,7 +71,7 @@ def dress(axes: "Axes", xlabel: str = "", ylabel: str = "") -> None:
     axes.set_ylabel(ylabel, color=_INK)
     axes.grid(color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0)
+    axes.tick_params(colors=_INK, length=0, pad=6)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(side == "bottom")
         axes.spines[side].set_color("#999999")

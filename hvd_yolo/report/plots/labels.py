@@ -15,9 +15,10 @@ _MOST_COUNTED, _MOST_MEASURED = 100_000, 2000
 
 
 class Labels(NamedTuple):
-    """counts (K): objects of each class; per_image (N); boxes (M, 4): xyxy as shares of the image's
-    sides; what: of which images, in words."""
+    """names (K), counts (K): objects of each class; per_image (N); boxes (M, 4): xyxy as shares of
+    the image's sides; what, what_boxes: of which images, in words."""
 
+    names: tuple[str, ...]
     counts: np.ndarray
     per_image: np.ndarray
     boxes: np.ndarray
@@ -45,23 +46,24 @@ def take_labels(dataset: Dataset) -> Labels:
         shares = truth.boxes / ((image.width, image.height) * 2)
         boxes.append(shares[~truth.is_crowd])
     whats = (
-        f"{len(part):,} of {num_images:,} training images"
+        f"Of {len(part):,} of {num_images:,} training images"
         if len(part) < num_images
-        else f"all {num_images:,} training images"
+        else f"Of all {num_images:,} training images"
         for part in (counted, measured)
     )
-    return Labels(counts, per_image, np.concatenate(boxes), *whats)
+    return Labels(dataset.names, counts, per_image, np.concatenate(boxes), *whats)
 
 
-def label_plots(found: Labels, names: tuple[str, ...]) -> list[Plot]:
+def label_plots(found: Labels) -> list[Plot]:
     """Four plots; of boxes, only where there are any."""
-    plots = [_classes(found, names), _per_image(found)]
+    plots = [_classes(found), _per_image(found)]
     if len(found.boxes):
         plots += [_sizes(found), _places(found)]
     return plots
 
 
-def _classes(found: Labels, names: tuple[str, ...]) -> Plot:
+def _classes(found: Labels) -> Plot:
+    names = found.names
     order = np.argsort(found.counts, kind="stable")
     figure = new_figure(WIDTH, max(2.4, 0.7 + 0.19 * len(names)))
     axes = figure.subplots()
@@ -124,11 +126,15 @@ def _density(
 ) -> Plot:
     """Points (M, 2) in 0..1, by how many fall into a cell; empty cells stay white. y runs down in
     an image."""
-    figure = new_figure(WIDTH, 4.2)
+    figure = new_figure(WIDTH, 3.9)
     axes = figure.subplots()
     counts, _, _ = np.histogram2d(*points.T, bins=50, range=((0, 1), (0, 1)))
     cells = np.ma.masked_equal(counts.T, 0)
-    axes.imshow(cells, cmap="viridis_r", origin="lower", extent=(0, 1, 0, 1), aspect="equal")
+    # A single box must be seen, too.
+    axes.imshow(
+        cells, cmap="Blues", vmin=-0.3 * counts.max(), origin="lower", aspect="auto",
+        extent=(0, 1, 0, 1), interpolation="nearest",
+    )  # fmt: skip
     dress(axes, *axis_names)
     if is_image:
         axes.invert_yaxis()

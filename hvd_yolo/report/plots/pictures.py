@@ -68,7 +68,7 @@ def training_updates(config: Config, size: int, train_set: Dataset) -> list[Gall
         shown = f"the first {len(photos)} of " if len(photos) < global_batch else ""
         galleries.append(
             Gallery(
-                f"training_update_{update + 1}", f"Update {update + 1}",
+                f"training_update_{update + 1}", f"Training batch of update {update + 1}",
                 f"What the model saw: {shown}{global_batch} inputs of {filled.width} x "
                 f"{filled.height}, augmented.",
                 photos, _class_key(seen, train_set.names),
@@ -112,8 +112,8 @@ def predictions(
     photos = _pictured(val_set, table.image_ids[chosen], pair)
     return _gallery(
         "val_predictions", "Validation: truth and prediction",
-        f"Left the truth, right what the best model finds with a score of at least {threshold:.3f}, "
-        "where F1 is highest.",
+        "Left the truth, right what the best model finds with a score of at least "
+        f"{threshold:.3f}, where F1 is highest.",
         photos, lambda: _class_key(seen, names),
     )  # fmt: skip
 

@@ -60,10 +60,12 @@ def loss(runs: Sequence[Run]) -> Plot | None:
 
 def loss_terms(runs: Sequence[Run]) -> Plot | None:
     """A panel for each term of the loss."""
-    terms = list(dict.fromkeys(t for run in runs for line in run.train for t in line["losses"]))
+    terms = list(
+        dict.fromkeys(t for run in runs for line in run.train for t in line.get("losses", {}))
+    )
     if len(terms) < 2:
         return None
-    figure = new_figure(height=0.5 + 1.6 * len(terms))
+    figure = new_figure(height=7.1)
     panels = figure.subplots(len(terms), 1, sharex=True, squeeze=False)[:, 0]
     for axes, term in zip(panels, terms, strict=True):
         for run, colour in zip(runs, cycle(COLOURS), strict=False):
@@ -73,7 +75,7 @@ def loss_terms(runs: Sequence[Run]) -> Plot | None:
         dress(axes, "epoch" if axes is panels[-1] else "", term)
     add_legend(figure, panels[0])
     alt = f"Training and validation loss over epochs by term, {', '.join(terms)}: {_names(runs)}."
-    return Plot("loss_terms", "Loss terms", png(figure), alt)
+    return Plot("loss_terms", "Loss terms", png(figure), alt, shape="high")
 
 
 def precision_plot(
@@ -137,8 +139,9 @@ def waits_by_rank(run: Run) -> Plot | None:
     axes = figure.subplots()
     ranks = sorted(shares)
     data, comm = (100 * np.array([shares[rank][i] for rank in ranks]) for i in (0, 1))
-    axes.bar(ranks, data, 0.7, color=COLOURS[0], label="for images")
-    axes.bar(ranks, comm, 0.7, data, color=COLOURS[1], label="for other ranks")
+    width = 0.7 * min(1, len(ranks) / 6)
+    axes.bar(ranks, data, width, color=COLOURS[0], label="for images")
+    axes.bar(ranks, comm, width, data, color=COLOURS[1], label="for other ranks")
     dress(axes, "rank", "% of the time")
     axes.grid(visible=False, axis="x")
     if len(ranks) <= _MOST_NAMED:

@@ -131,7 +131,7 @@ def _plot(
 
 
 def _unit_square(series: Sequence[Series], xlabel: str, ylabel: str) -> bytes:
-    figure = new_figure(height=3.9)
+    figure = new_figure(height=3.6)
     axes = figure.subplots()
     draw_lines(axes, series)
     dress(axes, xlabel, ylabel)
@@ -148,7 +148,9 @@ def _matrix(values: np.ndarray, names: Sequence[str], form: str) -> bytes:
     axes = figure.subplots()
     # The brightest colour is not for the background's counts, which can be many times the others.
     top = values[:-1, :-1].max(initial=0) or values.max(initial=1)
-    shown = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
+    shown = axes.imshow(
+        values, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest"
+    )
     size = 9 if is_numbered else 6
     places = np.arange(len(labels))
     axes.set_xticks(places, labels, rotation=90 if len(labels) > 6 else 0, fontsize=size)
