@@ -20,8 +20,8 @@ class Curves(NamedTuple):
     """Of the K classes with truth, for all areas and the 100 best detections an image.
 
     labels (K); precision (K, 101): interpolated, over RECALLS; at_score: precision, recall and F1
-    (K, 501) over THRESHOLDS, precision NaN where no detection is left; best: the operating point of
-    scoring.best_operating_point.
+    (K, 501) over THRESHOLDS, precision NaN where no detection is left; best: the operating
+    point of scoring.best_operating_point.
     """
 
     labels: np.ndarray

@@ -94,7 +94,7 @@ def predictions(
     chosen = np.unique(np.linspace(0, len(table.image_ids) - 1, _MOST_SHOWN).astype(int))
     seen: set[int] = set()
 
-    def pair(image: np.ndarray, image_id: int, scale: float) -> Photo:
+    def _pair(image: np.ndarray, image_id: int, scale: float) -> Photo:
         truths = table.truths[table.truths[:, 0] == image_id]
         found = _above(table, threshold)
         found = found[found[:, 0] == image_id]
@@ -109,7 +109,7 @@ def predictions(
         caption = f"image {image_id}: {len(truths)} objects, {len(found)} found"
         return Photo(np.concatenate((sides[0], gap, sides[1]), axis=1), caption)
 
-    photos = _pictured(val_set, table.image_ids[chosen], pair)
+    photos = _pictured(val_set, table.image_ids[chosen], _pair)
     return _gallery(
         "val_predictions", "Validation: truth and prediction",
         "Left the truth, right what the best model finds with a score of at least "
@@ -126,7 +126,7 @@ def worst_images(
     ranking = sorted(faults, key=lambda image_id: (-sum(faults[image_id]), image_id))
     chosen = [image_id for image_id in ranking if sum(faults[image_id])][:_MOST_SHOWN]
 
-    def marked(image: np.ndarray, image_id: int, scale: float) -> Photo:
+    def _marked(image: np.ndarray, image_id: int, scale: float) -> Photo:
         _draw_outcomes(image, table, matches, image_id, scale, names)
         own = faults[image_id]
         told = f"{own.missed} missed, {own.unfounded} unfounded, {own.mistaken} of a wrong class"
@@ -140,7 +140,7 @@ def worst_images(
         "worst_images", "Worst images",
         "Ranked by objects missed + detections of nothing + wrong classes, at IoU 0.5 and a score "
         f"of at least {threshold:.3f}, where F1 is highest.",
-        _pictured(val_set, chosen, marked), lambda: key,
+        _pictured(val_set, chosen, _marked), lambda: key,
     )  # fmt: skip
 
 

@@ -166,5 +166,5 @@ def _matrix(values: np.ndarray, names: Sequence[str], form: str) -> bytes:
                 column, row, text, ha="center", va="center", color=ink, fontsize=9 - len(text) // 4
             )
     else:
-        figure.colorbar(shown, ax=axes, shrink=0.6)
+        figure.colorbar(shown, ax=axes, shrink=0.6, aspect=40, pad=0.02)
     return png(figure)
