@@ -48,21 +48,26 @@ def ap_trend(run: Run) -> str:
     best = run.best()
     if best is None:
         return "No evaluation has been made yet."
-    ap, last = number(best["AP"]), run.evals[-1]
-    text = f"Best AP {ap:.4f} at epoch {best['epoch']:g}"
+    ap, last, metric = number(best["AP"]), run.evals[-1], run.config.eval.metric
+    by = "" if metric == "AP" else f", where {metric} is best with {number(best[metric]):.4f}"
+    text = f"{'AP' if by else 'Best AP'} {ap:.4f} at epoch {best['epoch']:g}{by}"
     behind = ap - number(last["AP"])
     if last["epoch"] == best["epoch"]:
         return f"{text}, the last evaluation{': it may not be the end' if _rises(run) else ''}."
-    return f"{text}; the last evaluation, at epoch {last['epoch']:g}, is {behind:.4f} below it."
+    side = "below" if behind >= 0 else "above"
+    told = f"AP of the last evaluation, at epoch {last['epoch']:g}, is {abs(behind):.4f} {side} it"
+    return f"{text}; {told}."
 
 
 def waits(run: Run) -> str:
-    """What share of the time the ranks waited."""
+    """What share of the time the ranks waited; a rank that is alone waits for no other."""
     seconds = seconds_of_lines(run)
     if not seconds.sum() > 0:
         return ""
     shares = []
-    for key, what in (("data_wait", "images"), ("comm_wait", "other ranks")):
+    is_alone = not np.nansum(column(run.train, "sent_bytes")) > 0
+    kinds = (("data_wait", "images"), ("comm_wait", "other ranks"))
+    for key, what in kinds[: 1 if is_alone else 2]:
         share = column(run.train, key)
         if np.isfinite(share).any():
             mean = np.nansum(share * seconds) / seconds[np.isfinite(share)].sum()

@@ -106,7 +106,9 @@ def _page_of_several(runs: list[Run]) -> str:
         ("runs", "Each run", details),
     ]
     title = f"{len(runs)} runs compared"
-    about = "Results are those of the best evaluation by AP; the highest of a column stands out."
+    about = (
+        "Results are those of the evaluation that gave best.pt; the best of a column stands out."
+    )
     return _document(title, title, about, "", sections)
 
 

@@ -36,10 +36,12 @@ class Run:
     table: Table | None
     names: tuple[str, ...]
 
-    def best(self, metric: str = "AP") -> Line | None:
-        """The eval line with the highest `metric`."""
+    def best(self) -> Line | None:
+        """The eval line that gave best.pt: the first with the best eval.metric."""
+        metric = self.config.eval.metric
         known = [line for line in self.evals if np.isfinite(number(line.get(metric)))]
-        return max(known, key=lambda line: number(line[metric]), default=None)
+        sign = -1 if metric == "val_loss" else 1
+        return max(known, key=lambda line: sign * number(line[metric]), default=None)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

@@ -85,7 +85,7 @@ def results(run: Run) -> tuple[list[str], Rows]:
     best, last = run.best(), run.evals[-1] if run.evals else None
     if best is None or last is None:
         return [], []
-    keys = [*_RESULTS, "threshold", "AR_1", "AR_10", "AR_100", "val_loss"]
+    keys = [*_RESULTS, "threshold", "AR_100", "val_loss"]
     keys = [key for key in keys if key in best]
     rows = [
         [name, f"{line['epoch']:g}", *(figure(number(line.get(key))) for key in keys)]

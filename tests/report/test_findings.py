@@ -16,7 +16,7 @@ def made_run(train, val, ap=None):
     ap = ap or np.linspace(0.1, 0.5, len(val)).tolist()
     lines = [
         {"epoch": e, "losses": {"box": v / 2, "cls": v / 2, "teacher": 9.0}, "seconds": 10.0 * e,
-         "data_wait": 0.1, "comm_wait": 0.2}
+         "data_wait": 0.1, "comm_wait": 0.2, "sent_bytes": 1e6}
         for e, v in enumerate(train, 1)
     ]  # fmt: skip
     evals = [
@@ -52,8 +52,17 @@ def test_losses_that_are_no_numbers_are_said_to_be_none():
 
 def test_when_ap_was_best():
     assert ap_trend(made_run([1.0] * 3, [1.0] * 3, [0.1, 0.3, 0.2])) == (
-        "Best AP 0.3000 at epoch 2; the last evaluation, at epoch 3, is 0.1000 below it."
+        "Best AP 0.3000 at epoch 2; AP of the last evaluation, at epoch 3, is 0.1000 below it."
     )
+
+
+def test_the_best_is_best_by_the_metric_of_the_run():
+    run = made_run([1.0] * 3, [1.0] * 3, [0.1, 0.3, 0.2])
+    run.config.eval.metric = "val_loss"
+    for line, value in zip(run.evals, (0.5, 0.7, "nan"), strict=True):
+        line["val_loss"] = value
+    assert run.best() is run.evals[0]
+    assert ap_trend(run).startswith("AP 0.1000 at epoch 1, where val_loss is best with 0.5000; ")
 
 
 def test_waits_are_shares_of_the_time():

@@ -117,6 +117,10 @@ def line_plot(
     axes = figure.subplots()
     draw_lines(axes, series)
     dress(axes, xlabel, ylabel)
+    # No quantity drawn so is below 0, and epochs are counted.
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    if axes.get_xlim()[1] > 2:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     columns = 2 if max(len(one.label) for one in series) > 16 else 4
     add_legend(figure, axes, columns)
     return Plot(name, title, png(figure), alt, caption)
