@@ -77,13 +77,25 @@ def open_training(
 ) -> Iterator[Batch]:
     """The micro-batches of this rank, from `start`, (epoch, images seen in it), on; every rank
     calls it. stride: the model's largest."""
-    order = _make_order(config, comm, train_set, pace, stride)
-    inputs = TrainingInputs(
-        train_set, config.augment, order, pace.dealing, start, comm.rank, pace.closing_epoch
-    )
+    inputs = training_inputs(config, comm, train_set, pace, stride, start)
     num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     batches = training_batches(inputs, num_workers, config.loader.prefetch, comm.device)
     return marked(batches, comm, "an update")
+
+
+def training_inputs(
+    config: Config,
+    comm: Comm,
+    train_set: Dataset,
+    pace: Pace,
+    stride: int,
+    start: tuple[int, int],
+) -> TrainingInputs:
+    """What open_training reads, micro-batch by micro-batch; every rank calls it."""
+    order = _make_order(config, comm, train_set, pace, stride)
+    return TrainingInputs(
+        train_set, config.augment, order, pace.dealing, start, comm.rank, pace.closing_epoch
+    )
 
 
 def open_validation(
