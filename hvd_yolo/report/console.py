@@ -37,7 +37,7 @@ class Console:
             self._bar.n = line["step"]
             self._bar.set_description_str(text, refresh=True)
             return
-        left = _duration(seconds_per_update * (self._total - line["step"]))
+        left = duration(seconds_per_update * (self._total - line["step"]))
         print(f"update {line['step']}/{self._total}  {text}  {left} left", flush=True)
 
     def evaluation(self, line: dict[str, Any], seconds: float) -> None:
@@ -57,7 +57,8 @@ class Console:
             self._bar.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As a clock shows it: 0:09, 2:30:00."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

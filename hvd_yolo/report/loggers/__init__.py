@@ -23,12 +23,11 @@ __all__ = ["SECONDS_TO_CLOSE", "Logger", "Loggers", "Run"]
 # So many lines may wait for a logger. MLflow takes seconds to set up its database.
 MOST_WAITING = 2000
 
-# All together, when a run ends; and what those have that send files to a server then, if it is
-# finished.
+# All together, when a run ends; and those that then finish with a server, and have come to it.
 SECONDS_TO_CLOSE = 10.0
 SECONDS_TO_SEND = 60.0
 
-_METRICS = frozenset({"train", "eval", "event"})
+_METRICS = ("train", "eval", "event")
 
 
 class Logger:
@@ -38,12 +37,14 @@ class Logger:
         self, name: str, store: Store, kinds: frozenset[str], say: Callable[[str], None]
     ) -> None:
         """kinds: of the lines that it takes; say: tells, once, that it is dropped, and why."""
+        self._sends = isinstance(store, Mlflow | WeightsAndBiases)
         self.name = name
         self._store = store
         self._kinds = kinds
         self._say = say
         self._waiting: queue.Queue[Entry | str] = queue.Queue(MOST_WAITING)
         self._is_dropped = threading.Event()
+        self._is_closing = False
         self._dropping = threading.Lock()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -57,9 +58,13 @@ class Logger:
         """No line comes any more; see Store.close()."""
         self._put(outcome)
 
-    def wait(self, seconds: float) -> None:
-        """Until the store is closed, so long at most."""
-        self._thread.join(max(0.0, seconds))
+    def wait(self, started: float) -> None:
+        """Until the store is closed, SECONDS_TO_CLOSE from `started` (time.monotonic()) at most, or
+        SECONDS_TO_SEND if it has all lines by then."""
+        for seconds in (SECONDS_TO_CLOSE, SECONDS_TO_SEND):
+            self._thread.join(max(0.0, started + seconds - time.monotonic()))
+            if not (self._thread.is_alive() and self._is_closing and self._sends):
+                break
         if self._thread.is_alive():
             self._drop("it does not end")
 
@@ -88,6 +93,7 @@ class Logger:
                 if entries := [item for item in items if isinstance(item, Entry)]:
                     self._store.write(entries)
                 if isinstance(items[-1], str):
+                    self._is_closing = True
                     self._store.close(items[-1])
                     return
         except (Exception, SystemExit) as error:
@@ -100,12 +106,11 @@ class Loggers:
 
     def __init__(self, options: ReportConfig, run: Run, say: Callable[[str], None]) -> None:
         stores = _stores(options, run)
-        self._loggers = [Logger(name, store, _METRICS, say) for name, store in stores.items()]
-        self._loggers.append(Logger("ranks.jsonl", RanksFile(run), frozenset({"ranks"}), say))
-        if options.openmetrics:
-            store = OpenMetrics(Path(options.openmetrics), run)
-            kinds = _METRICS | {"ranks"}
-            self._loggers.append(Logger("report.openmetrics", store, kinds, say))
+        kinds = {"ranks.jsonl": {"ranks"}, "report.openmetrics": {*_METRICS, "ranks"}}
+        self._loggers = [
+            Logger(name, store, frozenset(kinds.get(name, _METRICS)), say)
+            for name, store in stores.items()
+        ]
 
     def put(self, line: Mapping[str, Any], end: int) -> None:
         """Hands a line to all; end: how long metrics.jsonl is with it."""
@@ -118,24 +123,20 @@ class Loggers:
         started = time.monotonic()
         for logger in self._loggers:
             logger.end(outcome)
-        # Those that may take longest come last.
-        for logger in sorted(self._loggers, key=lambda logger: _patience(logger, outcome)):
-            logger.wait(started + _patience(logger, outcome) - time.monotonic())
-
-
-def _patience(logger: Logger, outcome: str) -> float:
-    sends = logger.name in ("report.mlflow", "report.wandb") and outcome == "finished"
-    return SECONDS_TO_SEND if sends else SECONDS_TO_CLOSE
+        for logger in self._loggers:
+            logger.wait(started)
 
 
 def _stores(options: ReportConfig, run: Run) -> dict[str, Store]:
-    stores: dict[str, Store] = {}
+    stores: dict[str, Store] = {"ranks.jsonl": RanksFile(run)}
     if options.csv:
         stores["report.csv"] = CsvFile(run)
     if options.sqlite:
         stores["report.sqlite"] = Sqlite(Path(options.sqlite), run)
     if options.tensorboard:
         stores["report.tensorboard"] = TensorBoard(run)
+    if options.openmetrics:
+        stores["report.openmetrics"] = OpenMetrics(Path(options.openmetrics), run)
     if options.mlflow:
         stores["report.mlflow"] = Mlflow(options.mlflow, run)
     if options.wandb:

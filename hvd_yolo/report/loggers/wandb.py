@@ -33,9 +33,9 @@ class WeightsAndBiases:
         import wandb
 
         # silent: without an API key it fails, in place of asking at a keyboard. finish_timeout
-        # holds at the interpreter's exit too.
+        # holds at the interpreter's exit too. No links: what is synced later may be a copy.
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False,
+            silent=True, console="off", disable_git=True, save_code=False, symlink=False,
             finish_timeout=self._seconds_to_finish,
         )  # fmt: skip
         self._run = wandb.init(
