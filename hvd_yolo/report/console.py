@@ -21,7 +21,8 @@ class Console:
     def say(self, message: str) -> None:
         """The message as it is, on lines of its own."""
         if self._bar is None:
-            print(message, flush=True)
+            # In one piece: loggers speak from threads of their own.
+            print(f"{message}\n", end="", flush=True)
         else:
             self._bar.write(message)
 
@@ -38,7 +39,7 @@ class Console:
             self._bar.set_description_str(text, refresh=True)
             return
         left = duration(seconds_per_update * (self._total - line["step"]))
-        print(f"update {line['step']}/{self._total}  {text}  {left} left", flush=True)
+        self.say(f"update {line['step']}/{self._total}  {text}  {left} left")
 
     def evaluation(self, line: dict[str, Any], seconds: float) -> None:
         """An eval line of metrics.jsonl in one short line."""

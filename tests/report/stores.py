@@ -24,8 +24,8 @@ def truth(folder, with_classes=False):
                 flat |= {f"{name}.{term}": number for term, number in value.items()}
             elif name != "per_class":
                 flat[name] = value
-        kind = flat.pop("kind")
-        found[kind, flat.pop("step")] = {k: float(v) for k, v in flat.items() if v is not None}
+        key = (flat.pop("kind"), flat.pop("step"))
+        found[key] = {k: float(v) for k, v in flat.items() if v is not None}
     return found
 
 
@@ -133,7 +133,7 @@ _VALUE = r"[+-]?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|Inf)|NaN"
 
 
 def of_openmetrics(file):
-    """{name: {label text: number}}; asserts what OpenMetrics and Prometheus' text format ask for."""
+    """{name: {label text: number}}; asserts what OpenMetrics and Prometheus' own format ask for."""
     text = file.read_text()
     assert text.endswith("\n# EOF\n")
     assert "\n\n" not in text

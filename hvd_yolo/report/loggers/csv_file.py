@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from hvd_yolo.report.loggers.lines import Entry, Run, numbers, replace_text
+from hvd_yolo.report.loggers.lines import Entry, Run, measured, numbers, replace_text
 
 _Row = dict[str, str | float]
 
@@ -20,11 +20,11 @@ class CsvFile:
 
     def open(self) -> None:
         """See Store."""
-        self._replace([_row(entry) for entry in self._run.kept()])
+        self._replace([_row(entry) for entry in measured(self._run.kept())])
 
     def write(self, entries: Sequence[Entry]) -> None:
         """See Store."""
-        rows = [_row(entry) for entry in entries]
+        rows = [_row(entry) for entry in measured(entries)]
         if self._learn(rows):
             with open(self._path, newline="", encoding="utf-8") as file:
                 before = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -52,6 +52,11 @@ class Store(Protocol):
 
     def close(self, outcome: str) -> None:
         """The run is finished, has stopped, is regrouped (and goes on soon) or has failed."""
+
+
+def measured(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Those that hold numbers: no events."""
+    return (entry for entry in entries if entry.line["kind"] in ("train", "eval"))
 
 
 def numbers(line: Mapping[str, Any], with_classes: bool = False) -> dict[str, float]:

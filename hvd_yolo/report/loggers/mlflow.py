@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hvd_yolo.report.loggers.lines import Bookmark, Entry, Run, curves
+from hvd_yolo.report.loggers.lines import Bookmark, Entry, Run, curves, measured
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -56,12 +56,7 @@ class Mlflow:
 
     def write(self, entries: Sequence[Entry]) -> None:
         """See Store."""
-        metrics = [
-            metric
-            for entry in entries
-            if entry.line["kind"] != "event"
-            for metric in _metrics(entry)
-        ]
+        metrics = [metric for entry in measured(entries) for metric in _metrics(entry)]
         for chunk in _chunks(metrics, _MOST_METRICS):
             self._client.log_batch(self._id, metrics=chunk, synchronous=True)
         if entries:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from hvd_yolo.report.loggers.lines import Entry, Run, curves
+from hvd_yolo.report.loggers.lines import Entry, Run, curves, measured
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
@@ -43,7 +43,7 @@ class TensorBoard:
 
     def write(self, entries: Sequence[Entry]) -> None:
         """See Store."""
-        self._add(_event(entry) for entry in entries if entry.line["kind"] != "event")
+        self._addmap(_event, measured(entries))
 
     def close(self, outcome: str) -> None:
         """See Store."""

@@ -1,20 +1,26 @@
 """A run of Weights & Biases."""
 
 import secrets
+import time
+from collections import deque
 from collections.abc import Sequence
 
-from hvd_yolo.report.loggers.lines import Bookmark, Entry, Run, curves
+from hvd_yolo.report.loggers.lines import Bookmark, Entry, Run, curves, measured
 from hvd_yolo.report.loggers.mlflow import ARTIFACTS
+
+# W&B's own process writes what it is given every 15 seconds: x_transaction_log_flush_interval of
+# its settings.
+_SECONDS_TO_WRITE = 20.0
 
 
 class WeightsAndBiases:
     """The run that wandb.json in the run's folder names, over all restarts: a row a line, with
     `update` as the axis of train/loss, train/losses.box, eval/AP, ...
 
-    W&B forgets nothing: an update that is made again after a kill has two rows, equal but for
-    times; the later is that of metrics.jsonl. With WANDB_MODE=offline each start leaves
-    RUN/wandb/offline-run-*, all of one run id and with row numbers that go on, for
-    `wandb sync --append`.
+    W&B forgets nothing: an update that is made again after a kill, or was logged in the last 20
+    seconds before it, may have two rows, equal but for times; the later is that of metrics.jsonl.
+    With WANDB_MODE=offline each start leaves RUN/wandb/offline-run-*, all of one run id and with
+    row numbers that go on, for `wandb sync --append`.
     """
 
     def __init__(self, project: str, seconds_to_finish: float, run: Run) -> None:
@@ -30,6 +36,7 @@ class WeightsAndBiases:
             said = {"project": self._project, "run_id": secrets.token_hex(8), "rows": 0}
             self._bookmark.move(0, **said)
         self._rows = said["rows"]
+        self._given: deque[tuple[float, int]] = deque()
         import wandb
 
         # silent: without an API key it fails, in place of asking at a keyboard. finish_timeout
@@ -49,13 +56,17 @@ class WeightsAndBiases:
 
     def write(self, entries: Sequence[Entry]) -> None:
         """See Store."""
-        for line in (entry.line for entry in entries if entry.line["kind"] != "event"):
+        for line, _ in measured(entries):
             # A row number that W&B has had is refused.
             row = max(self._rows, self._run.step)
             self._run.log({"update": line["step"], **curves(line)}, step=row, commit=True)
             self._rows = row + 1
         if entries:
-            self._bookmark.move(entries[-1].end, rows=self._rows)
+            now, had = time.monotonic(), self._bookmark.had
+            self._given.append((now, entries[-1].end))
+            while now - self._given[0][0] > _SECONDS_TO_WRITE:
+                had = self._given.popleft()[1]
+            self._bookmark.move(had, rows=self._rows)
 
     def close(self, outcome: str) -> None:
         """See Store."""
@@ -68,3 +79,5 @@ class WeightsAndBiases:
         elif outcome != "failed":
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if outcome == "finished" else 1)
+        if self._given:
+            self._bookmark.move(self._given[-1][1])
