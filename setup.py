@@ -8,8 +8,8 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "fast-eval": ["faster-coco-eval>=1.6"],
     "tensorboard": ["tensorboard"],
-    "mlflow": ["mlflow"],
-    "wandb": ["wandb"],
+    "mlflow": ["mlflow>=3.1"],
+    "wandb": ["wandb>=0.31"],
     "tune": ["optuna"],
     "export": ["onnx", "onnxruntime", "openvino"],
     "ensemble": ["ensemble-boxes"],

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from hvd_yolo import cli, feed, patience
 from hvd_yolo.comm import Comm, agree, elastic, gather_json, launch
-from hvd_yolo.config import Config
+from hvd_yolo.config import Config, flatten
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.errors import Stopped
 from hvd_yolo.models import largest_stride
@@ -142,14 +142,17 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
     total_updates = pace.total_updates(state.epoch, state.images_seen, state.updates)
     num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
     remedy = slow_data_remedy(config.loader.cache, num_workers)
-    report = Report(folder, comm.is_main, comm.size > 1, metrics_bytes, total_updates, remedy)
+    report = Report(
+        folder, comm.is_main, comm.size > 1, metrics_bytes, total_updates, remedy, config.report,
+        flatten(config),
+    )  # fmt: skip
     if kept.num_ranks:
         report.event(state.updates, "regrouped", f"{kept.num_ranks} ranks -> {comm.size}")
     kept.num_ranks = comm.size
     report.say(banner(config, comm, pace, state, train_set, val_set))
     side = feed.largest_side(config, largest_stride(state.model))
     with ExitStack() as stack:
-        stack.callback(report.close)
+        stack.enter_context(report)
         with agree(comm):
             if not kept.is_cached:
                 train_set = feed.kept(kept.caches, config.loader, train_set, side, comm)
@@ -159,6 +162,7 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
                 kept.sets, kept.is_cached = (train_set, val_set), True
         tell = partial(_tell, report, state)
         comm = stack.enter_context(watched(comm, config.comm.stall_timeout, tell))
+        report.watch(comm.lives)
         stop.max_hours = config.max_hours
         with stop.deferred():
             files = folder / "checkpoints"

@@ -2,15 +2,16 @@ import json
 
 import pytest
 
+from hvd_yolo.config import ReportConfig
 from hvd_yolo.report import Report, slow_data_remedy
 from hvd_yolo.tally import Window
 
 
 @pytest.fixture
 def report(tmp_path):
-    opened = Report(tmp_path, True, False, 0, 100, slow_data_remedy("none", 2))
-    yield opened
-    opened.close()
+    remedy = slow_data_remedy("none", 2)
+    with Report(tmp_path, True, False, 0, 100, remedy, ReportConfig(), {}) as opened:
+        yield opened
 
 
 def line(report, step, share, comm_share=0.0):

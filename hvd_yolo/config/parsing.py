@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from hvd_yolo.config.extras import check_loggers
 from hvd_yolo.config.options import Config
 from hvd_yolo.errors import InputError
 
@@ -195,6 +196,7 @@ def _check_training(config: Config) -> None:
             "number of ranks: give --global_batch"
         )
     _check_local_updates(config)
+    check_loggers(config.report)
     if config.train.dtype == "float64" and config.train.amp not in ("auto", "none"):
         raise InputError("train.amp needs train.dtype float32")
 

@@ -6,12 +6,18 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from hvd_yolo.errors import InputError
+from hvd_yolo.comm.elastic import HostsChanged
+from hvd_yolo.config import ReportConfig
+from hvd_yolo.errors import InputError, Stopped
 from hvd_yolo.evaluate import Evaluation
 from hvd_yolo.report.console import Console
+from hvd_yolo.report.loggers import SECONDS_TO_CLOSE, Loggers, Run
+from hvd_yolo.report.loggers.ranks import COUNTS, Heartbeat, Lives
 from hvd_yolo.tally import Window
 
 __all__ = ["Report", "slow_data_remedy"]
@@ -29,13 +35,15 @@ _COMM_REMEDY = (
 
 
 class Report:
-    """The console and metrics.jsonl of a run; on every rank but 0 it does nothing.
+    """The console, metrics.jsonl and the loggers of a run, which it ends when it is left; on every
+    rank but 0 it does nothing.
 
     metrics.jsonl holds one JSON object a line. Its fields of time (images_per_s, data_wait,
-    comm_wait, seconds) differ from run to run, all others are a function of config and seed.
+    comm_wait, seconds since the start, time in seconds since 1970) differ from run to run, all
+    others are a function of config and seed.
     """
 
-    TIMES = ("images_per_s", "data_wait", "comm_wait", "seconds")
+    TIMES = ("images_per_s", "data_wait", "comm_wait", "seconds", "time")
 
     def __init__(
         self,
@@ -45,9 +53,12 @@ class Report:
         metrics_bytes: int,
         total_updates: int,
         data_remedy: str,
+        stores: ReportConfig,
+        options: Mapping[str, Any],
     ) -> None:
         """Goes on after `metrics_bytes` of metrics.jsonl: lines of updates that are made again are
-        cut off. data_remedy: what to do when the ranks wait for images, said once."""
+        cut off, also where `stores` has them. data_remedy: what to do when the ranks wait for
+        images, said once. options: of the run, by their full keys."""
         self._is_main = is_main
         self._started = time.monotonic()
         self._line_started = self._started
@@ -63,8 +74,20 @@ class Report:
         except OSError as error:
             raise InputError(f"{folder}/metrics.jsonl cannot be written: {error}") from error
         self._file.truncate(min(metrics_bytes, self._file.seek(0, 2)))
-        self._file.seek(0, 2)
+        kept = self._file.seek(0, 2)
         self._console = Console(total_updates, is_launched)
+        self._run = Run(folder, options, total_updates, kept)
+        self._loggers = Loggers(stores, self._run, self.say)
+        self._lives: Lives | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    def watch(self, lives: Lives) -> None:
+        """From here on ranks.json and ranks.jsonl tell what the ranks do; lives: what is known of
+        each now, called by other threads too. See WatchedComm.lives()."""
+        if self._is_main:
+            self._lives = lives
+            folder, total = self._run.folder, self._run.total_updates
+            self._heartbeat = Heartbeat(folder, total, max(self._last_step, 0), lives)
 
     @property
     def metrics_bytes(self) -> int:
@@ -87,10 +110,17 @@ class Report:
             "loss": sum(window.losses.values()), "losses": window.losses, "grad_norm": grad_norm,
             "sent_bytes": window.sent_bytes, "images_per_s": window.images / elapsed,
             "data_wait": window.data_wait / elapsed, "comm_wait": window.comm_wait / elapsed,
-            "seconds": now - self._started,
+            "seconds": now - self._started, "time": time.time(),
         }  # fmt: skip
         self._write(line)
-        self._console.train(line, elapsed / max(1, step - max(self._last_step, 0)))
+        seconds_per_update = elapsed / max(1, step - max(self._last_step, 0))
+        self._console.train(line, seconds_per_update)
+        if self._lives is not None:
+            ranks = [{key: rank[key] for key in COUNTS} for rank in self._lives()]
+            lived = {"kind": "ranks", "step": step, "seconds": line["seconds"], "ranks": ranks}
+            self._loggers.put(lived, 0)
+        if self._heartbeat is not None:
+            self._heartbeat.pace(step, line["images_per_s"], seconds_per_update)
         self._last_step = step
         if not self._is_first_line:
             self._tell_waits(line["data_wait"], line["comm_wait"])
@@ -112,23 +142,40 @@ class Report:
         self._line_started += found.seconds
         if self._is_main:
             line = {"kind": "eval", "epoch": epoch, "step": step, **found.metrics}
-            self._write({**line, "seconds": found.seconds})
+            self._write({**line, "seconds": found.seconds, "time": time.time()})
             self._console.evaluation(line, found.seconds)
 
     def event(self, step: int, event: str, reason: str) -> None:
         """What happened to the run after so many updates, in metrics.jsonl until it goes on."""
         if self._is_main:
-            self._write({"kind": "event", "step": step, "event": event, "reason": reason})
+            line = {"kind": "event", "step": step, "event": event, "reason": reason}
+            self._write({**line, "time": time.time()})
 
     def resumed_at(self, step: int) -> None:
         """Time per update is counted from here."""
         self._last_step = step
 
-    def close(self) -> None:
-        """Ends the progress bar and the file."""
+    def close(self, outcome: str) -> None:
+        """Ends the progress bar, the file and the loggers, for which it waits so long as is fair.
+        outcome: finished, stopped, regrouped or failed."""
         if self._is_main:
             self._console.close()
             self._file.close()
+            self._loggers.close(outcome)
+            if self._heartbeat is not None:
+                self._heartbeat.close(outcome, SECONDS_TO_CLOSE)
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        outcomes = {type(None): "finished", Stopped: "stopped", HostsChanged: "regrouped"}
+        self.close(outcomes.get(type(error), "failed"))
 
     def _write(self, line: dict[str, Any]) -> None:
         try:
@@ -137,6 +184,7 @@ class Report:
         except OSError as error:
             # A report cannot steer: a disk that is full ends no training.
             logger.error("metrics.jsonl: a line is lost: %s", error)
+        self._loggers.put(line, self._file.tell())
 
 
 def slow_data_remedy(cache: str, num_workers: int) -> str:

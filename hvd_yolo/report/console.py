@@ -21,7 +21,8 @@ class Console:
     def say(self, message: str) -> None:
         """The message as it is, on lines of its own."""
         if self._bar is None:
-            print(message, flush=True)
+            # In one piece: loggers speak from threads of their own.
+            print(f"{message}\n", end="", flush=True)
         else:
             self._bar.write(message)
 
@@ -37,8 +38,8 @@ class Console:
             self._bar.n = line["step"]
             self._bar.set_description_str(text, refresh=True)
             return
-        left = _duration(seconds_per_update * (self._total - line["step"]))
-        print(f"update {line['step']}/{self._total}  {text}  {left} left", flush=True)
+        left = duration(seconds_per_update * (self._total - line["step"]))
+        self.say(f"update {line['step']}/{self._total}  {text}  {left} left")
 
     def evaluation(self, line: dict[str, Any], seconds: float) -> None:
         """An eval line of metrics.jsonl in one short line."""
@@ -57,7 +58,8 @@ class Console:
             self._bar.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As a clock shows it: 0:09, 2:30:00."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
