@@ -20,7 +20,7 @@ from hvd_yolo.feed import largest_side
 from hvd_yolo.memory import MemoryMeter
 from hvd_yolo.models import largest_stride
 from hvd_yolo.models.freezing import keep_frozen_statistics
-from hvd_yolo.models.losses import as_losses
+from hvd_yolo.models.losses import LossesOf, as_losses, own_losses
 from hvd_yolo.precision import autocast
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,13 @@ _SHARE = 0.8
 _LEAST_UPDATES = 10
 
 
-def find_batch_size(model: nn.Module, config: Config, comm: Comm, dataset: Dataset) -> int:
+def find_batch_size(
+    model: nn.Module,
+    config: Config,
+    comm: Comm,
+    dataset: Dataset,
+    losses_of: LossesOf = own_losses,
+) -> int:
     """How many images every rank of the job can handle at once; all ranks call it and get the same.
 
     Tries a copy: the model, its statistics and gradients stay as they are, and torch's random state
@@ -52,7 +58,7 @@ def find_batch_size(model: nn.Module, config: Config, comm: Comm, dataset: Datas
     comm.barrier()
     with agree(comm), torch.random.fork_rng([comm.device] if comm.device.type == "cuda" else []):
         trial = _Trial(
-            _trial_copy(model, config.train),
+            _trial_copy(model, config.train), losses_of,
             config.train.amp, side, num_objects, len(dataset.names),
         )  # fmt: skip
         own = largest_batch(trial.run, meter.peak, meter.available, most)
@@ -77,6 +83,7 @@ class _Trial:
     """A step over made images of side x side pixels with so many objects each."""
 
     model: nn.Module
+    losses_of: LossesOf
     amp: str
     side: int
     num_objects: int
@@ -93,7 +100,7 @@ class _Trial:
         labels = torch.arange(self.num_objects, device=weight.device) % self.num_classes
         targets = [{"boxes": boxes, "labels": labels} for _ in range(num_images)]
         with autocast(self.amp, weight.device):
-            losses = as_losses(self.model(images, targets), num_images)
+            losses = as_losses(self.losses_of(self.model, images, targets), num_images)
         (losses.total() / num_images).backward()
 
 

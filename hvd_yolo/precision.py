@@ -31,6 +31,17 @@ def has_bf16(cpuinfo: str) -> bool:
     return not flags.isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
+def inference_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """What a network that is only asked computes in, beside a training in `dtype`: half precision
+    where the device multiplies it itself, but float64 where all is float64."""
+    if dtype == "float64":
+        return torch.float64
+    if device.type == "cuda":
+        has_own = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_own else torch.float16
+    return torch.bfloat16 if has_bf16(Path("/proc/cpuinfo").read_text()) else torch.float32
+
+
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[None]:
     """The context in which the forward pass computes in `amp`: none, bf16 or fp16."""
     return torch.autocast(device.type, dtype=_LOW.get(amp), enabled=amp in _LOW)

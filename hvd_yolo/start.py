@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from hvd_yolo.data.dataset import Dataset, object_sizes
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
+from hvd_yolo.models.losses import LossesOf, own_losses
 from hvd_yolo.models.trial import try_detector
 from hvd_yolo.precision import choose_amp
 from hvd_yolo.report import environment
 from hvd_yolo.state import Commit, TrainState, new_state, share_state
+from hvd_yolo.teacher import keep_copy, learn_from, share_teacher
 from hvd_yolo.weights import load_weights
 
 logger = logging.getLogger("hvd_yolo.start")
@@ -38,13 +40,15 @@ _CONNECTED_BY = (
 
 @dataclass
 class Kept:
-    """What a process of an elastic job keeps while ranks come and go."""
+    """What a process of an elastic job keeps while ranks come and go. teacher: as read from its
+    file."""
 
     caches: ExitStack
     config: Config | None = None
     sets: tuple[Dataset, Dataset | None] | None = None
     is_cached: bool = False
     state: TrainState | None = None
+    teacher: dict[str, Any] | None = None
     num_ranks: int = 0
 
     @property
@@ -59,13 +63,15 @@ class Kept:
 
 
 class Prepared(NamedTuple):
-    """What training takes; metrics_bytes: how much of metrics.jsonl stays."""
+    """What training takes; losses_of: what it makes small; metrics_bytes: how much of metrics.jsonl
+    stays."""
 
     comm: Comm
     config: Config
     train_set: Dataset
     val_set: Dataset | None
     state: TrainState
+    losses_of: LossesOf
     metrics_bytes: int
 
 
@@ -111,8 +117,13 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     metrics_bytes = int(comm.broadcast(torch.tensor(metrics_bytes), root))
     if root:
         share_state(state, comm, root)
+    losses_of = own_losses
+    if config.teacher:
+        kept.teacher = share_teacher(kept.teacher, config, is_resumed, comm, root)
+        with agree(comm):
+            losses_of = learn_from(kept.teacher, config, state.model, train_set.names, comm.device)
     if config.batch_size == -1:
-        config.batch_size = find_batch_size(state.model, config, comm, train_set)
+        config.batch_size = find_batch_size(state.model, config, comm, train_set, losses_of)
     if config.train.autoanchor and not is_resumed:
         _fit_anchors(state, config, comm, train_set)
     with agree(comm):
@@ -125,10 +136,12 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
                     "--output"
                 ) from error
             checkpoint.save_text(folder / "config.yaml", to_yaml(config))
+            if config.teacher:
+                keep_copy(kept.teacher, folder)
     start = environment.describe(comm)
     if comm.is_main:
         environment.append(folder / "environment.json", start, state.updates)
-    return Prepared(comm, config, train_set, val_set, state, metrics_bytes)
+    return Prepared(comm, config, train_set, val_set, state, losses_of, metrics_bytes)
 
 
 def _furthest(kept: Kept, comm: Comm) -> int:

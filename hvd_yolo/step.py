@@ -13,7 +13,7 @@ from hvd_yolo.data.loader import Batch
 from hvd_yolo.errors import InputError
 from hvd_yolo.local_sgd import LocalRounds
 from hvd_yolo.models.freezing import keep_frozen_statistics
-from hvd_yolo.models.losses import Losses, as_losses
+from hvd_yolo.models.losses import Losses, LossesOf, as_losses
 from hvd_yolo.pace import Pace
 from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
@@ -34,6 +34,7 @@ class Step:
         pace: Pace,
         stop: StopRequest,
         tell: Callable[[int, str, str], None],
+        losses_of: LossesOf,
     ) -> None:
         """tell: takes the update, the kind of an event and the message, on rank 0."""
         self._config = config
@@ -41,6 +42,7 @@ class Step:
         self._pace = pace
         self._stop = stop
         self._tell = tell
+        self._losses_of = losses_of
         self._image_ids: list[int] = []
         self.wishes = Wishes()
         self.diverged = ""
@@ -254,7 +256,7 @@ class Step:
         if not self._config.train.channels_last:
             images = images.contiguous()
         with autocast(self._config.train.amp, self._comm.device):
-            losses = as_losses(state.model(images, targets), len(batch))
+            losses = as_losses(self._losses_of(state.model, images, targets), len(batch))
         self.tally.agree_on_terms(state, losses)
         state.scaler.scale(self._divided(losses, state)).backward()
         return losses, counts

@@ -15,6 +15,7 @@ from hvd_yolo.config import Config, flatten
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.errors import Stopped
 from hvd_yolo.models import largest_stride
+from hvd_yolo.models.losses import LossesOf
 from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.processes import end_with_launcher
 from hvd_yolo.report import Report, slow_data_remedy
@@ -32,6 +33,7 @@ __all__ = ["TrainState", "fit", "main"]
 
 def fit(
     state: TrainState,
+    losses_of: LossesOf,
     config: Config,
     comm: Comm,
     train_set: Dataset,
@@ -46,7 +48,7 @@ def fit(
     HostsChanged when ranks of an elastic job come or go."""
     pace = make_pace(config, len(train_set), comm.size)
     share_state(state, comm)
-    step = Step(config, comm, pace, stop, report.event)
+    step = Step(config, comm, pace, stop, report.event, losses_of)
     step.prepare(state)
 
     stride, start = largest_stride(state.model), (state.epoch, state.images_seen)
@@ -136,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
 def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
     # From the second time on there is something to lose.
     with stop.deferred() if kept.committed else nullcontext():
-        comm, config, train_set, val_set, state, metrics_bytes = prepare(argv, kept)
+        comm, config, train_set, val_set, state, losses_of, metrics_bytes = prepare(argv, kept)
     folder = Path(config.output)
     pace = make_pace(config, len(train_set), comm.size)
     total_updates = pace.total_updates(state.epoch, state.images_seen, state.updates)
@@ -167,7 +169,7 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
         with stop.deferred():
             files = folder / "checkpoints"
             try:
-                fit(state, config, comm, train_set, val_set, report, files, stop)
+                fit(state, losses_of, config, comm, train_set, val_set, report, files, stop)
             finally:
                 # Who begins again must not write beside who is still writing.
                 stop.before_exit()

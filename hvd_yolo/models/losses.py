@@ -1,9 +1,10 @@
 """Losses as sums with their divisor, and the loss of anchor-free YOLO heads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
@@ -42,6 +43,17 @@ def as_losses(losses: "dict[str, Tensor] | Losses", num_images: int) -> Losses:
         return losses
     terms = {name: value * num_images for name, value in losses.items()}
     return Losses(terms, next(iter(terms.values())).new_tensor(float(num_images)))
+
+
+# Of a detector, images and targets: what training makes small.
+LossesOf = Callable[[nn.Module, Tensor, list[dict[str, Tensor]]], "dict[str, Tensor] | Losses"]
+
+
+def own_losses(
+    model: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]
+) -> "dict[str, Tensor] | Losses":
+    """What the detector itself returns in training mode; a LossesOf."""
+    return model(images, targets)
 
 
 # Gains of the three terms, those of YOLOv8.

@@ -1,7 +1,7 @@
 """A trained detector from a checkpoint of ours."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -63,7 +63,11 @@ def open_trained(file: Path, conf: float, iou: float, max_detections: int) -> Tr
 
     Raises InputError when the file is no such checkpoint.
     """
-    content = checkpoint.load(file)
+    return from_content(checkpoint.load(file), conf, iou, max_detections)
+
+
+def from_content(content: dict[str, Any], conf: float, iou: float, max_detections: int) -> Trained:
+    """As open_trained, from what checkpoint.load() gave."""
     config = from_yaml(content["config"])
     names = tuple(content["names"])
     model = build_model(config.model, len(names), conf, iou, max_detections)
