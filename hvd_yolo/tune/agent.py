@@ -150,5 +150,6 @@ def _last_words(log: Path, code: int) -> str:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         said = file.read().decode(errors="replace").split("\n")
     said = [text.strip() for text in said if text.strip()]
-    errors = [text for text in said if text.startswith(cli.ERROR)]
+    # Without the word that supervise takes for the refusal of the whole job.
+    errors = [text.removeprefix(cli.ERROR).strip() for text in said if text.startswith(cli.ERROR)]
     return [f"exit code {code}", *said[-1:], *errors[-1:]][-1]

@@ -61,7 +61,8 @@ class Group:
         """Trains the trial with these options."""
         self.trial, self.started = trial, time.monotonic()
         self._wish: Wish = ""
-        self._failure: str | None = None
+        self._failures: list[tuple[bool, str]] = []
+        self._was_ended = False
         self._codes: dict[int, int] = {}
         self._deadline = math.inf
         wiring = self._meeting.expect(self.hosts) if self._meeting else [{}]
@@ -83,8 +84,8 @@ class Group:
         """A rank's process has ended with that code, and said that at last."""
         self._codes[rank] = code
         has_failed = code not in (0, EXIT_CODE)
-        if has_failed and self._failure is None:
-            self._failure = f"rank {self.ranks.index(rank)}: {words}"
+        if has_failed and not self._was_ended:
+            self._failures.append((code < 0, f"rank {self.ranks.index(rank)}: {words}"))
         seconds = _SECONDS_TO_FAIL if has_failed else _SECONDS_BETWEEN_ENDS
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
@@ -93,14 +94,15 @@ class Group:
         if len(self._codes) < len(self.ranks):
             if time.monotonic() > self._deadline:
                 self._order("kill")
-                self._deadline = math.inf
+                self._was_ended, self._deadline = True, math.inf
             return None
         if not any(self._codes.values()):
             return "complete", ""
         if self._wish:
             return self._wish, ""
-        if self._failure is not None:
-            return "failed", self._failure
+        if self._failures:
+            # The others fail for one that was killed, and may be heard first.
+            return "failed", max(self._failures, key=lambda failure: failure[0])[1]
         # Somebody else asked it to stop, or --max_hours did.
         return "unfinished", ""
 
