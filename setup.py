@@ -10,7 +10,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
     "mlflow": ["mlflow>=3.1"],
     "wandb": ["wandb>=0.31"],
-    "tune": ["optuna"],
+    "tune": ["optuna>=5", "scipy>=1.11", "matplotlib>=3.8"],
     "export": ["onnx", "onnxruntime", "openvino"],
     "ensemble": ["ensemble-boxes"],
     "plots": ["matplotlib>=3.8"],

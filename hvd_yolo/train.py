@@ -15,7 +15,7 @@ from hvd_yolo.config import Config, flatten
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.errors import Stopped
 from hvd_yolo.models import largest_stride
-from hvd_yolo.models.losses import LossesOf
+from hvd_yolo.models.losses import LossesOf, own_losses
 from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.processes import end_with_launcher
 from hvd_yolo.report import Report, slow_data_remedy
@@ -33,7 +33,6 @@ __all__ = ["TrainState", "fit", "main"]
 
 def fit(
     state: TrainState,
-    losses_of: LossesOf,
     config: Config,
     comm: Comm,
     train_set: Dataset,
@@ -41,6 +40,7 @@ def fit(
     report: Report,
     folder: Path,
     stop: StopRequest,
+    losses_of: LossesOf = own_losses,
 ) -> TrainState:
     """Trains the `state` of rank 0 to the end of its run; every rank calls it with the same config
     and data, inside stop.deferred(). Rank 0 writes last.pt, best.pt and the epochs to keep into
@@ -169,7 +169,7 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
         with stop.deferred():
             files = folder / "checkpoints"
             try:
-                fit(state, losses_of, config, comm, train_set, val_set, report, files, stop)
+                fit(state, config, comm, train_set, val_set, report, files, stop, losses_of)
             finally:
                 # Who begins again must not write beside who is still writing.
                 stop.before_exit()

@@ -76,6 +76,7 @@ class Report:
         self._file.truncate(min(metrics_bytes, self._file.seek(0, 2)))
         kept = self._file.seek(0, 2)
         self._console = Console(total_updates, is_launched)
+        self._draws = stores.plots
         self._run = Run(folder, options, total_updates, kept)
         self._loggers = Loggers(stores, self._run, self.say)
         self._lives: Lives | None = None
@@ -157,10 +158,12 @@ class Report:
 
     def close(self, outcome: str) -> None:
         """Ends the progress bar, the file and the loggers, for which it waits so long as is fair.
-        outcome: finished, stopped, regrouped or failed."""
+        outcome: finished, which is drawn, stopped, regrouped or failed."""
         if self._is_main:
-            self._console.close()
             self._file.close()
+            if outcome == "finished" and self._draws:
+                self._draw()
+            self._console.close()
             self._loggers.close(outcome)
             if self._heartbeat is not None:
                 self._heartbeat.close(outcome, SECONDS_TO_CLOSE)
@@ -176,6 +179,17 @@ class Report:
     ) -> None:
         outcomes = {type(None): "finished", Stopped: "stopped", HostsChanged: "regrouped"}
         self.close(outcomes.get(type(error), "failed"))
+
+    def _draw(self) -> None:
+        """Plots and report.html; whatever goes wrong there is told, for the run has succeeded."""
+        from hvd_yolo.report.page import write_report
+
+        try:
+            self.say(f"report: {write_report([self._run.folder], self._run.folder / 'report.html')}")
+        except Exception:
+            logger.exception(
+                "report.html is not drawn; try `python -m hvd_yolo.report %s`", self._run.folder
+            )
 
     def _write(self, line: dict[str, Any]) -> None:
         try:
