@@ -185,7 +185,11 @@ class Report:
         from hvd_yolo.report.page import write_report
 
         try:
-            self.say(f"report: {write_report([self._run.folder], self._run.folder / 'report.html')}")
+            self.say(
+                f"report: {write_report([self._run.folder], self._run.folder / 'report.html')}"
+            )
+        except InputError as error:
+            logger.error("report.html is not drawn: %s", error)
         except Exception:
             logger.exception(
                 "report.html is not drawn; try `python -m hvd_yolo.report %s`", self._run.folder
