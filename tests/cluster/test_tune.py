@@ -224,8 +224,8 @@ def test_asha_finds_the_best_of_a_grid_with_less_than_half_of_its_updates(tmp_pa
     found = {}
     for pruner in ("none", "asha"):
         folder = tmp_path / pruner
-        options = (*options, "--pruner", pruner)
-        job = searching(folder, 2, *options, epochs=9, space=space, data="shapes:32")
+        own = (*options, "--pruner", pruner)
+        job = searching(folder, 2, *own, epochs=9, space=space, data="shapes:32")
         end_of(job, timeout=3000)
         found[pruner] = trials_of(folder)
     updates = {
