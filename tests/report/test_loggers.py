@@ -301,6 +301,7 @@ def test_loggers_that_fail_change_nothing_but_a_message_each(tmp_path, plain):
 
 
 @needs("mlflow")
+@pytest.mark.long
 def test_a_server_that_never_answers_stalls_no_run(tmp_path, plain):
     with Deaf() as uri:
         options = ["--output", str(tmp_path / "run"), *SMALL, "--report.mlflow", uri]
@@ -309,8 +310,8 @@ def test_a_server_that_never_answers_stalls_no_run(tmp_path, plain):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("is dropped") == 1
     assert "report.mlflow is dropped, the run goes on without it: it does not end" in done.stdout
-    # Ten seconds at the end, and the run.
-    assert time.monotonic() - began < 60
+    # A minute to open, and the run.
+    assert time.monotonic() - began < 120
     expected = weights(plain)
     found = weights(tmp_path / "run")
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
@@ -334,7 +335,7 @@ def test_a_full_disk_drops_who_writes_there(small_disk, capsys, tmp_path_factory
     with open_report(run, **options) as report:
         for step in range(1, 601):
             tell(report, step, step)
-            time.sleep(0.001)
+            time.sleep(0.002)
     told = [line for line in capsys.readouterr().out.splitlines() if "is dropped" in line]
     assert len(told) == 2
     assert any("report.sqlite" in line and "disk is full" in line for line in told)

@@ -23,9 +23,11 @@ __all__ = ["SECONDS_TO_CLOSE", "Logger", "Loggers", "Run"]
 # So many lines may wait for a logger. MLflow takes seconds to set up its database.
 MOST_WAITING = 2000
 
-# All together, when a run ends; and those that then finish with a server, and have come to it.
+# When a run ends, for what is left to write; to finish with a server; and from the start of a short
+# run, to open at all.
 SECONDS_TO_CLOSE = 10.0
 SECONDS_TO_SEND = 60.0
+SECONDS_TO_OPEN = 60.0
 
 _METRICS = ("train", "eval", "event")
 
@@ -45,6 +47,8 @@ class Logger:
         self._waiting: queue.Queue[Entry | str] = queue.Queue(MOST_WAITING)
         self._is_dropped = threading.Event()
         self._is_closing = False
+        self._started = time.monotonic()
+        self._opened: float | None = None
         self._dropping = threading.Lock()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -58,15 +62,20 @@ class Logger:
         """No line comes any more; see Store.close()."""
         self._put(outcome)
 
-    def wait(self, started: float) -> None:
-        """Until the store is closed, SECONDS_TO_CLOSE from `started` (time.monotonic()) at most, or
-        SECONDS_TO_SEND if it has all lines by then."""
-        for seconds in (SECONDS_TO_CLOSE, SECONDS_TO_SEND):
-            self._thread.join(max(0.0, started + seconds - time.monotonic()))
-            if not (self._thread.is_alive() and self._is_closing and self._sends):
-                break
+    def wait(self, ended: float) -> None:
+        """Until the store is closed, or it is given up, for the run has ended at `ended`
+        (time.monotonic())."""
+        while self._thread.is_alive() and time.monotonic() < self._deadline(ended):
+            self._thread.join(0.1)
         if self._thread.is_alive():
             self._drop("it does not end")
+
+    def _deadline(self, ended: float) -> float:
+        if self._opened is None:
+            return max(ended + SECONDS_TO_CLOSE, self._started + SECONDS_TO_OPEN)
+        if self._is_closing and self._sends:
+            return ended + SECONDS_TO_SEND
+        return max(ended, self._opened) + SECONDS_TO_CLOSE
 
     def _put(self, item: Entry | str) -> None:
         if self._is_dropped.is_set():
@@ -86,6 +95,7 @@ class Logger:
         # SystemExit: of a library that thinks it may end the process.
         try:
             self._store.open()
+            self._opened = time.monotonic()
             while not self._is_dropped.is_set():
                 items = [self._waiting.get()]
                 while not self._waiting.empty():
@@ -120,11 +130,11 @@ class Loggers:
 
     def close(self, outcome: str) -> None:
         """Waits, so long as is fair, until each has written all."""
-        started = time.monotonic()
+        ended = time.monotonic()
         for logger in self._loggers:
             logger.end(outcome)
         for logger in self._loggers:
-            logger.wait(started)
+            logger.wait(ended)
 
 
 def _stores(options: ReportConfig, run: Run) -> dict[str, Store]:

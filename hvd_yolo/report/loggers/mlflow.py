@@ -4,7 +4,9 @@ import itertools
 import logging
 import os
 import re
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,7 @@ class Mlflow:
 
         # Its progress in setting up a database.
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._make_database()
         self._client = MlflowClient(self._uri)
         self._id = self._known() or self._new()
         self.write(list(self._bookmark.missing(self._run)))
@@ -72,6 +75,23 @@ class Mlflow:
                     self._client.log_artifact(self._id, str(path))
         if outcome in _STATUS:
             self._client.set_terminated(self._id, _STATUS[outcome])
+
+    def _make_database(self) -> None:
+        """Sets up an SQLite file that is not there yet, under another name: MLflow takes seconds
+        for it, and what a kill leaves of it, or two runs that do it at once, is of no use."""
+        file = _database(self._uri)
+        if file is None or file.exists():
+            return
+        from mlflow import MlflowClient
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        of_this_run = zlib.crc32(bytes(self._run.folder.absolute()))
+        making = file.with_name(f".{file.name}.{of_this_run:08x}")
+        making.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{making}").search_experiments()
+        with suppress(FileExistsError):
+            os.link(making, file)
+        making.unlink()
 
     def _known(self) -> str:
         """The run of an earlier start, going on; empty where there is none, or no longer."""
@@ -109,11 +129,9 @@ class Mlflow:
         from mlflow.exceptions import MlflowException
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hvd_yolo")
-        artifacts = None
-        if self._uri.startswith("sqlite:///"):
-            # Not in whatever folder the run was started from, which is MLflow's default.
-            beside = Path(self._uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
-            artifacts = beside.as_uri()
+        # Not in whatever folder the run was started from, which is MLflow's default.
+        file = _database(self._uri)
+        artifacts = (file.parent / "mlartifacts").as_uri() if file else None
         if (found := self._client.get_experiment_by_name(name)) is None:
             try:
                 return self._client.create_experiment(name, artifact_location=artifacts)
@@ -122,6 +140,12 @@ class Mlflow:
                 if (found := self._client.get_experiment_by_name(name)) is None:
                     raise
         return found.experiment_id
+
+
+def _database(uri: str) -> Path | None:
+    """The file of an SQLite URI."""
+    name = uri.removeprefix("sqlite:///")
+    return Path(name).absolute() if name != uri and "?" not in name else None
 
 
 def _metrics(entry: Entry) -> "list[Metric]":

@@ -43,7 +43,7 @@ class TensorBoard:
 
     def write(self, entries: Sequence[Entry]) -> None:
         """See Store."""
-        self._addmap(_event, measured(entries))
+        self._add(map(_event, measured(entries)))
 
     def close(self, outcome: str) -> None:
         """See Store."""
