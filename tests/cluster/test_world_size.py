@@ -11,6 +11,7 @@ import torch
 from hvd_yolo import checkpoint
 from hvd_yolo.models import build_model
 from tests.conftest import needs_mpi, train
+from tests.teachers import write_teacher
 
 LONG = pytest.mark.long
 
@@ -94,6 +95,25 @@ def test_13_images_with_layer_wise_rates(tmp_path, name, rate, bound):
 @needs_mpi
 def test_a_rank_without_images_with_sync_bn(tmp_path):
     check(tmp_path, (3,), ("--global_batch", "2", "--train.sync_bn", "true"))
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("student", "teacher", "global_batch", "sizes"),
+    [
+        ("yolov8n", "yolo11n", "7", (2, 3)),
+        ("yolov8n", "yolov8n", "2", (3,)),
+        pytest.param("yolov10n", "yolov10n", "7", (3,), marks=LONG),
+        pytest.param("yolox-nano", "yolov8n", "7", (3,), marks=LONG),
+    ],
+)
+def test_a_student_with_a_teacher(tmp_path, student, teacher, global_batch, sizes):
+    """2 images on 3 ranks: one has none. Without clipping, which would hide a wrong divisor; the
+    first gradients of distill_cls are large (norm 5,000), so the rate is small."""
+    options = ("--model", student, "--teacher", write_teacher(tmp_path / "teacher.pt", teacher))
+    options += ("--distill.feature", "10", "--distill.layers", "neck", "--optim.clip_norm", "0")
+    options += ("--optim.lr", "1e-9" if student == "yolox-nano" else "1e-7")
+    check(tmp_path, sizes, (*options, "--global_batch", global_batch, "--train.sync_bn", "true"))
 
 
 @needs_mpi
