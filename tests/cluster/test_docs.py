@@ -14,13 +14,19 @@ NOT_RUN = "# not run by this project's tests"
 SMALLER = {
     "coco.yaml": "{data}/data.yaml",
     "node1:8,node2:8": "node1:1,node2:1",
+    "node1:4,node2:4": "node1:1,node2:1",
     "hostfiles/two_nodes.txt": "{out}/hosts.txt",
     "hostfiles/openmpi.txt": "{out}/hosts.txt",
     "-np 16": "-np 2",
+    "-np 8": "-np 2",
     "--local 8": "--local 2",
     "--nproc-per-node 8": "--nproc-per-node 1",
     "--nnodes 2": "--nnodes 1",
     "--epochs 300": "--epochs 1",
+    "--epochs 30": "--epochs 1",
+    "--space space.yaml": "--space {out}/space.yaml --output {out}/tune",
+    "--trials 40": "--trials 2",
+    "--trials 9": "--trials 2",
     "yolov8s": "yolov8n",
     "runs/coco": "{out}/runs/coco",
 }
@@ -29,6 +35,7 @@ ELSEWHERE = {
     "make setup": "what every test needs",
     "sbatch": "tests/cluster/test_slurm.py",
     "python -m hvd_yolo.launch --slurm": "tests/cluster/test_slurm.py",
+    "horovodrun -np 2 -H node1:2": "tests/cluster/test_tune.py",
 }
 
 
@@ -60,18 +67,21 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("line", to_run())
 def test_every_command_runs(lab, data, tmp_path, line):
     (tmp_path / "hosts.txt").write_text("node1 slots=1\nnode2 slots=1\n")
+    (tmp_path / "space.yaml").write_text("optim.lr: [0.001, 0.002]\n")
     for word, smaller in SMALLER.items():
         line = line.replace(word, smaller.format(data=data, out=tmp_path))
     line = line.split("    #")[0].strip()
     trains = re.search(r"hvd_yolo\.train|-- train", line) and "--dry_run" not in line
     if trains:
-        line += " --imgsz 64 --epochs 1 --device cpu"
+        line += " --imgsz 64 --epochs 1 --device cpu --report.plots false"
         if "--output" not in line:
             line += f" --output {tmp_path}/run"
+    if "tune --space" in line:
+        line += " --imgsz 64 --device cpu --report.plots false"
     line = line.replace("mpirun ", "mpirun --allow-run-as-root ", 1)
     done = lab.run("node1", ["bash", "-c", line], HOROVOD_CYCLE_TIME="1")
     assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-    assert not trains or "done: " in done.stdout
+    assert not (trains or "tune --space" in line) or "done: " in done.stdout
 
 
 @pytest.mark.parametrize("file", DOCS, ids=lambda file: file.name)
