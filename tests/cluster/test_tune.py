@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from hvd_yolo.tune.search import NAME
-from tests.conftest import REPOSITORY, command_for, job_environment, needs_mpi
+from tests.conftest import REPOSITORY, command_for, job_environment, needs_mpi, train
 
 SPACE = "optim.lr: {low: 1e-4, high: 1e-2, log: true}\naugment.mosaic: [0.0, 1.0]\n"
 TRAINING = (
@@ -109,6 +109,7 @@ def test_a_killed_trial_ends_alone_and_the_best_is_a_config_of_training(tmp_path
     assert best["optim"]["lr"] == trials_of(folder)[0].params["optim.lr"]
     assert best["epochs"] == 2
     assert not best["output"]
+    train(2, tmp_path / "final", "--config", str(folder / "best.yaml"), "--max_updates", "1")
     lines = list(csv.DictReader((folder / "trials.csv").open()))
     assert [line["state"] for line in lines] == ["complete", "fail"]
     assert {file.name for file in (folder / "plots").iterdir()} == {
