@@ -56,14 +56,12 @@ def cpus_of(rank: int, places: Sequence[Place], own_cpus: int) -> set[int]:
 
 
 def leave(comm: Comm) -> None:
-    """Ends the collectives of this job, and Horovod's thread that looks for them; every rank calls
-    it."""
+    """No collective follows: ends Horovod's thread that looks for them, and would take time from
+    the children. Every rank calls it."""
     if comm.name == "horovod":
         import horovod.torch as hvd
 
         hvd.shutdown()
-    elif comm.name == "torch":
-        torch.distributed.destroy_process_group()
 
 
 def check_gloo() -> None:
