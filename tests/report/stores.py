@@ -3,9 +3,11 @@ metrics.jsonl has it."""
 
 import csv
 import json
+import math
 import re
 import sqlite3
 import struct
+import sys
 from collections import defaultdict
 
 
@@ -75,7 +77,9 @@ def of_mlflow(uri):
     for key in run.data.metrics:
         kind, name = key.split("/")
         for metric in sorted(client.get_metric_history(run.info.run_id, key), key=_moment):
-            found[kind, metric.step][name] = metric.value
+            # What MLflow's databases have for infinity.
+            is_infinite = metric.value == sys.float_info.max
+            found[kind, metric.step][name] = math.inf if is_infinite else metric.value
     return dict(found), run
 
 

@@ -166,9 +166,12 @@ def test_tensorboard_of_a_killed_and_resumed_run_is_that_of_one_run(tmp_path):
 
 
 @needs("mlflow")
-def test_mlflow_of_a_killed_and_resumed_run_is_one_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "scheme", ["", pytest.param("sqlite:///", marks=[pytest.mark.long, needs("sqlalchemy")])]
+)
+def test_mlflow_of_a_killed_and_resumed_run_is_one_run(tmp_path, monkeypatch, scheme):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    options = {"mlflow": str(tmp_path / "store")}
+    options = {"mlflow": f"{scheme}{tmp_path}/store" + (".db" if scheme else "")}
     run = tmp_path / "run"
     run.mkdir()
     kept = start_and_kill(run, options, last=9)
@@ -181,7 +184,7 @@ def test_mlflow_of_a_killed_and_resumed_run_is_one_run(tmp_path, monkeypatch):
     assert logged.info.status == "FINISHED"
     assert logged.data.params["optim.lr"] == "0.001"
     assert logged.data.params["report.mlflow"] == options["mlflow"]
-    artifacts = next((tmp_path / "store").glob(f"*/{logged.info.run_id}/artifacts"))
+    (artifacts,) = tmp_path.glob(f"*/**/{logged.info.run_id}/artifacts")
     assert (artifacts / "plots" / "loss.png").read_bytes() == b"a picture"
     assert (artifacts / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 

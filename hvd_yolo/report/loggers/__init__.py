@@ -23,6 +23,9 @@ __all__ = ["SECONDS_TO_CLOSE", "Logger", "Loggers", "Run"]
 # So many lines may wait for a logger. MLflow takes seconds to set up its database.
 MOST_WAITING = 2000
 
+# Lines that come faster are written together: some stores take as long for one as for many.
+SECONDS_BETWEEN = 1.0
+
 # When a run ends, for what is left to write; to finish with a server; and from the start of a short
 # run, to open at all.
 SECONDS_TO_CLOSE = 10.0
@@ -46,6 +49,7 @@ class Logger:
         self._say = say
         self._waiting: queue.Queue[Entry | str] = queue.Queue(MOST_WAITING)
         self._is_dropped = threading.Event()
+        self._is_ending = threading.Event()
         self._is_closing = False
         self._started = time.monotonic()
         self._opened: float | None = None
@@ -61,6 +65,7 @@ class Logger:
     def end(self, outcome: str) -> None:
         """No line comes any more; see Store.close()."""
         self._put(outcome)
+        self._is_ending.set()
 
     def wait(self, ended: float) -> None:
         """Until the store is closed, or it is given up, for the run has ended at `ended`
@@ -102,6 +107,7 @@ class Logger:
                     items.append(self._waiting.get())
                 if entries := [item for item in items if isinstance(item, Entry)]:
                     self._store.write(entries)
+                    self._is_ending.wait(SECONDS_BETWEEN)
                 if isinstance(items[-1], str):
                     self._is_closing = True
                     self._store.close(items[-1])

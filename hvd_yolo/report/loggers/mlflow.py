@@ -33,7 +33,8 @@ class Mlflow:
 
     MLflow forgets nothing: an update that is made again after a kill has its metrics twice, equal
     but for those of time; of one step the one with the latest timestamp is that of metrics.jsonl.
-    The experiment is MLFLOW_EXPERIMENT_NAME, or hvd_yolo.
+    Its databases hold the largest float in place of infinity. The experiment is
+    MLFLOW_EXPERIMENT_NAME, or hvd_yolo.
     """
 
     def __init__(self, uri: str, run: Run) -> None:
