@@ -91,16 +91,17 @@ class DistillConfig:
     """What a student learns from the teacher, beside the objects.
 
     Args:
-        cls: gain of the class distributions; 0: none.
-        box: gain of the box distributions (Zheng et al. 2022); 0: none.
+        cls: gain of the class distributions, twice that of the student's own class loss; 0: none.
+        box: gain of the box distributions (Zheng et al. 2022), that of the student's own, as there;
+            0: none.
         feature: gain of the attention maps (Zagoruyko and Komodakis 2017) of distill.layers.
-        layers: modules of student and teacher whose outputs are compared, comma separated, each
-            STUDENT=TEACHER or one name for both, as backbone.stages.2.
+        layers: modules whose maps are compared, comma separated: neck, backbone.stages.2, or
+            STUDENT=TEACHER where the names differ.
         temperature: softens the distributions that are compared (Hinton et al. 2015).
     """
 
     cls: float = 1.0
-    box: float = 1.0
+    box: float = 1.5
     feature: float = 0.0
     layers: str = ""
     temperature: float = 1.0
