@@ -213,6 +213,7 @@ def updates_of(folder, number):
 
 @needs_mpi
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_asha_finds_the_best_of_a_grid_with_less_than_half_of_its_updates(tmp_path):
     """27 points of a fine-tuning, once all of them to the end and once with ASHA."""
     base = tmp_path / "base"
