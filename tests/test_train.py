@@ -35,7 +35,7 @@ def test_a_run_writes_its_files(tmp_path):
     assert names == {
         "config.yaml", "environment.json", "metrics.jsonl", "checkpoints/best.pt",
         "checkpoints/last.pt", "checkpoints/last-1.pt", "checkpoints/epoch_001.pt",
-        "checkpoints/epoch_002.pt",
+        "checkpoints/epoch_002.pt", "evaluation.npz", "metrics.csv", "ranks.json", "ranks.jsonl",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     kinds = [line["kind"] for line in lines]

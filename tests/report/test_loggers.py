@@ -198,6 +198,8 @@ def test_wandb_of_a_killed_and_resumed_run_is_one_run(tmp_path, monkeypatch):
     found, ids = stores.of_wandb(tmp_path)
     same(found, without_time(stores.truth(tmp_path)))
     assert len(ids) == 1
+    (sent,) = tmp_path.glob("wandb/offline-run-*/files/hvd_yolo/metrics.jsonl")
+    assert sent.read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
 
 
 def test_several_runs_write_to_one_database_at_once(tmp_path):

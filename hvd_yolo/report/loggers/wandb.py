@@ -1,9 +1,11 @@
 """A run of Weights & Biases."""
 
 import secrets
+import shutil
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from hvd_yolo.report.loggers.lines import Bookmark, Entry, Run, curves, measured
 from hvd_yolo.report.loggers.mlflow import ARTIFACTS
@@ -40,9 +42,9 @@ class WeightsAndBiases:
         import wandb
 
         # silent: without an API key it fails, in place of asking at a keyboard. finish_timeout
-        # holds at the interpreter's exit too. No links: what is synced later may be a copy.
+        # holds at the interpreter's exit too.
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False, symlink=False,
+            silent=True, console="off", disable_git=True, save_code=False,
             finish_timeout=self._seconds_to_finish,
         )  # fmt: skip
         self._run = wandb.init(
@@ -70,12 +72,16 @@ class WeightsAndBiases:
 
     def close(self, outcome: str) -> None:
         """See Store."""
-        folder = self._of.folder.absolute()
+        folder = self._of.folder
         if outcome == "finished":
+            # W&B sends what lies in its folder, and has a config.yaml of its own there.
+            sent = Path(self._run.dir, "hvd_yolo")
+            sent.mkdir(exist_ok=True)
             for path in (folder / name for name in ARTIFACTS):
-                files = path.iterdir() if path.is_dir() else [path]
-                for file in (file for file in files if file.is_file()):
-                    self._run.save(str(file), base_path=str(folder), policy="now")
+                if path.is_dir():
+                    shutil.copytree(path, sent / path.name)
+                elif path.is_file():
+                    shutil.copy(path, sent)
         elif outcome != "failed":
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if outcome == "finished" else 1)
