@@ -138,6 +138,8 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
             checkpoint.save_text(folder / "config.yaml", to_yaml(config))
             if config.teacher:
                 keep_copy(kept.teacher, folder)
+    # Only an elastic job needs it again.
+    kept.teacher = kept.teacher if comm.is_elastic else None
     start = environment.describe(comm)
     if comm.is_main:
         environment.append(folder / "environment.json", start, state.updates)

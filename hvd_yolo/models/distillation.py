@@ -33,7 +33,7 @@ class Distillation:
 
     distill_cls: binary Kullback-Leibler divergence of each class (Yang et al. 2023, Bridging
     Cross-task Protocol Inconsistency), distill_box: that of the distributions of the four sides
-    (Zheng et al. 2022, Localization Distillation, equation 5), or 1 - CIoU with the teacher's boxes
+    (Zheng et al. 2022, Localization Distillation), or 1 - CIoU with the teacher's boxes
     where one of the two predicts no distributions; both weighted at each point by the teacher's
     highest score, and divided by the sum of these weights. distill_feature: attention transfer,
     divided by the number of images. The two heads of a YOLOv10 are taught by their like if the

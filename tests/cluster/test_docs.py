@@ -7,12 +7,16 @@ import pytest
 
 from tests.cluster.conftest import needs_hosts, write_shapes
 from tests.conftest import REPOSITORY, needs_mpi
+from tests.teachers import write_teacher
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = "# not run by this project's tests"
 # What is smaller here; {data}, {out}: a data set and an empty folder.
 SMALLER = {
     "coco.yaml": "{data}/data.yaml",
+    "my_data.yaml": "{data}/data.yaml",
+    "runs/l/checkpoints/best.pt": "{data}/trained.pt",
+    "yolov8s.pt": "{data}/trained.pt",
     "node1:8,node2:8": "node1:1,node2:1",
     "node1:4,node2:4": "node1:1,node2:1",
     "hostfiles/two_nodes.txt": "{out}/hosts.txt",
@@ -58,6 +62,7 @@ def to_run():
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "shapes"
     write_shapes(folder)
+    write_teacher(folder / "trained.pt", "yolov8n")
     return folder
 
 

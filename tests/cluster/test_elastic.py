@@ -12,6 +12,7 @@ from tests.cluster.conftest import needs_hosts, write_shapes
 from tests.cluster.test_resume import lines
 from tests.cluster.test_world_size import COMMON, largest_difference
 from tests.conftest import REPOSITORY, train
+from tests.teachers import write_teacher
 
 OPTIONS = (
     *COMMON, "--max_updates", "40", "--global_batch", "9", "--train.sync_bn", "true",
@@ -135,6 +136,24 @@ def test_a_host_that_cannot_train_is_told_and_the_others_go_on(tmp_path):
     told = (tmp_path / "log").read_text()
     assert "data.yaml" in told
     assert "going on with the ranks that there are" in told
+
+
+@pytest.mark.long
+@needs_hosts
+def test_a_host_that_comes_learns_from_the_same_teacher(tmp_path):
+    """Though its file is gone, and the first host goes off."""
+    teacher = tmp_path / "teacher.pt"
+    options = ("--teacher", write_teacher(teacher), "--optim.lr", "1e-6")
+    train(1, tmp_path / "alone", *OPTIONS, *options)
+    with hosts.made(3, tmp_path / "lab") as lab:
+        with elastic_job(lab, tmp_path, options=options) as (job, be):
+            wait_for(tmp_path, job, 3, 1)
+            teacher.unlink()
+            be("node1", "node2")
+            wait_for(tmp_path, job, 12, 2)
+            be("node2")
+            assert job.wait(180) == 0, (tmp_path / "log").read_text()[-5000:]
+    check_equal(tmp_path)
 
 
 def test_hosts_of_a_file(tmp_path):
