@@ -145,14 +145,16 @@ def test_a_host_that_comes_learns_from_the_same_teacher(tmp_path):
     teacher = tmp_path / "teacher.pt"
     options = ("--teacher", write_teacher(teacher), "--optim.lr", "1e-6")
     train(1, tmp_path / "alone", *OPTIONS, *options)
-    with hosts.made(3, tmp_path / "lab") as lab:
-        with elastic_job(lab, tmp_path, options=options) as (job, be):
-            wait_for(tmp_path, job, 3, 1)
-            teacher.unlink()
-            be("node1", "node2")
-            wait_for(tmp_path, job, 12, 2)
-            be("node2")
-            assert job.wait(180) == 0, (tmp_path / "log").read_text()[-5000:]
+    with (
+        hosts.made(3, tmp_path / "lab") as lab,
+        elastic_job(lab, tmp_path, options=options) as (job, be),
+    ):
+        wait_for(tmp_path, job, 3, 1)
+        teacher.unlink()
+        be("node1", "node2")
+        wait_for(tmp_path, job, 12, 2)
+        be("node2")
+        assert job.wait(180) == 0, (tmp_path / "log").read_text()[-5000:]
     check_equal(tmp_path)
 
 

@@ -14,6 +14,7 @@ from hvd_yolo.comm import connect, launch
 from hvd_yolo.config import CommConfig
 from hvd_yolo.data import open_dataset
 from hvd_yolo.memory import MemoryMeter, _status
+from hvd_yolo.models.losses import own_losses
 from hvd_yolo.state import new_state
 
 TOLD = sys.argv[1:][launch.launched_rank()]
@@ -40,7 +41,7 @@ def main(_):
     found = autobatch.find_batch_size(state.model, options, comm, train_set)
     told = {"images": found}
     if TOLD != "ADDRESS_SPACE":
-        trial = autobatch._Trial(state.model, "none", 128, 20, 6)
+        trial = autobatch._Trial(state.model, own_losses, "none", 128, 20, 6)
         told["peak"] = meter.peak(lambda: trial.run(found))
     print("FOUND " + json.dumps(told), flush=True)
 
