@@ -37,6 +37,15 @@ class _Lines:
     def new(self) -> tuple[bool, list[_Line]]:
         """The lines since the last look; True: the file was cut off, and these are all it has."""
         try:
+            return self._read()
+        except ValueError:
+            # It was cut off and has grown again, or a host that went down has left a part of a
+            # line: from the start, without it.
+            self._end = 0
+            return True, self._read(skip=True)[1]
+
+    def _read(self, skip: bool = False) -> tuple[bool, list[_Line]]:
+        try:
             with open(self._path, "rb") as file:
                 is_cut = file.seek(0, 2) < self._end
                 self._end = 0 if is_cut else self._end
@@ -46,7 +55,15 @@ class _Lines:
         except FileNotFoundError:
             return False, []
         self._end += len(whole) + 1 if whole else 0
-        return is_cut, [json.loads(line) for line in whole.splitlines()]
+        return is_cut, [json.loads(x) for x in whole.splitlines() if not skip or _is_json(x)]
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Monitor:

@@ -162,10 +162,9 @@ class Checkpoints:
         self._fault = None
         for name in names:
             try:
-                if name == "best.pt":
-                    table = packed(best, tuple(self._fixed["names"]))
-                    checkpoint.save_bytes(self._folder.parent / "evaluation.npz", table)
                 checkpoint.save(self._folder / name, content, keep if name == "last.pt" else 1)
+                if name == "best.pt":
+                    self._write_table(best)
             except InputError as error:
                 logger.error("%s", error)
                 self._fault = error
@@ -175,3 +174,12 @@ class Checkpoints:
                 return
             except Exception as error:
                 self._crash = error
+
+    def _write_table(self, best: Table) -> None:
+        file = self._folder.parent / "evaluation.npz"
+        try:
+            checkpoint.save_bytes(file, packed(best, tuple(self._fixed["names"])))
+        except InputError as error:
+            # A report does without it, and not with that of another evaluation.
+            logger.error("%s", error)
+            file.unlink(missing_ok=True)

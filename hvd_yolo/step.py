@@ -57,6 +57,7 @@ class Step:
     def prepare(self, state: TrainState) -> None:
         """Makes the shared state of all ranks ready to train: layout, BatchNorm, distributed
         optimizer."""
+        pulse_of(self._comm).updates = state.updates
         train = self._config.train
         if train.channels_last:
             for module in (state.model, state.ema.module):

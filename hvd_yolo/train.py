@@ -154,6 +154,7 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
     report.say(banner(config, comm, pace, state, train_set, val_set))
     side = feed.largest_side(config, largest_stride(state.model))
     with ExitStack() as stack:
+        stack.push(partial(_leave_together, comm))
         stack.enter_context(report)
         with agree(comm):
             if not kept.is_cached:
@@ -174,6 +175,13 @@ def _run(argv: Sequence[str], stop: StopRequest, kept: Kept) -> None:
                 # Who begins again must not write beside who is still writing.
                 stop.before_exit()
         report.say(_last_line(state, config, folder))
+
+
+def _leave_together(comm: Comm, _kind: object, error: BaseException | None, _: object) -> None:
+    """Of ranks that have agreed to stop: launchers end all when the first has ended, and rank 0 may
+    still be at its loggers."""
+    if isinstance(error, Stopped) and not error.is_alone:
+        comm.barrier()
 
 
 def _tell(report: Report, state: TrainState, fault: str, message: str) -> None:

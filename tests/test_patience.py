@@ -1,5 +1,6 @@
 """Which evaluation is the best, and when waiting for a better one ends training."""
 
+import io
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,8 @@ import pytest
 from hvd_yolo import patience
 from hvd_yolo.config import EvalConfig
 from hvd_yolo.data import open_dataset
+from hvd_yolo.evaluate import Table
+from hvd_yolo.evaluate.keeping import packed
 from tests.conftest import needs_mpi, train
 
 STILL = (
@@ -80,7 +83,27 @@ def test_the_evaluation_of_the_best_is_kept_whole(tmp_path):
     assert tuple(names) == open_dataset("shapes:8", "val").names
     assert set(truths[:, 0]) <= set(images)
     assert truths.shape[1] == 8
-    assert detections.dtype == np.float32
     assert detections.shape[1] == 7
-    _, counts = np.unique(detections[:, 0], return_counts=True)
+    _, counts = np.unique(detections[:, [0, 6]], axis=0, return_counts=True)
     assert counts.max(initial=0) <= 100
+
+
+def test_a_kept_evaluation_knows_its_images_and_what_coco_scores():
+    """Ids beyond the whole numbers of float32; the 100 best of each class of an image."""
+    images = np.array([20231105143000, 20231105143001])
+    truths = np.array([[image, 0, 0, 9, 9, 0, 81, 0] for image in images], dtype=np.float64)
+    rows = [
+        (image, 0, 0, 9, 9, score, label)
+        for image in images
+        for label in (0, 1)
+        for score in np.linspace(0, 1, 120)
+    ]
+    table = Table(images, truths, np.random.default_rng(0).permutation(np.array(rows)))
+    with np.load(io.BytesIO(packed(table, ("a", "b")))) as kept:
+        detections = kept["detections"]
+    assert set(detections[:, 0]) == set(images)
+    for image in images:
+        for label in (0, 1):
+            own = detections[(detections[:, 0] == image) & (detections[:, 6] == label)]
+            assert len(own) == 100
+            assert own[:, 5].min() == pytest.approx(20 / 119)

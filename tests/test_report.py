@@ -8,9 +8,9 @@ from hvd_yolo.tally import Window
 
 
 @pytest.fixture
-def report(tmp_path):
+def report(tmp_path, capsys):
     remedy = slow_data_remedy("none", 2)
-    with Report(tmp_path, True, False, 0, 100, remedy, ReportConfig(), {}) as opened:
+    with Report(tmp_path, True, False, 0, 100, remedy, ReportConfig(plots=False), {}) as opened:
         yield opened
 
 

@@ -50,7 +50,6 @@ def run(job: Callable[[], None], progress: Callable[[], int]) -> None:
         job()
         return
     from horovod.common.elastic import notification_manager
-    from horovod.common.exceptions import HorovodInternalError
 
     notification_manager.init()
     notification_manager.register_listener(NEWS)
@@ -60,7 +59,9 @@ def run(job: Callable[[], None], progress: Callable[[], int]) -> None:
         try:
             job()
             return
-        except (HostsChanged, HorovodInternalError) as error:
+        except Exception as error:
+            if not begins_again_after(error):
+                raise
             failures = failures + 1 if progress() == made else 0
             made = progress()
             if failures == _MOST_FAILURES:
@@ -73,6 +74,15 @@ def run(job: Callable[[], None], progress: Callable[[], int]) -> None:
         # The model of before, with its hooks, lives on in the frames of the exception.
         gc.collect()
         _end()
+
+
+def begins_again_after(error: BaseException | None) -> bool:
+    """Whether it says that ranks have come or gone, after which run() calls its job again."""
+    if not launch.is_elastic():
+        return False
+    from horovod.common.exceptions import HorovodInternalError
+
+    return isinstance(error, HostsChanged | HorovodInternalError)
 
 
 def begin(hvd: ModuleType) -> None:

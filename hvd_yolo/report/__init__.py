@@ -1,22 +1,26 @@
 """What a run tells: the console and the files of its folder. It receives numbers on rank 0 and
 cannot steer."""
 
+import importlib.util
 import json
 import logging
 import math
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hvd_yolo.comm.elastic import HostsChanged
+from hvd_yolo.comm import elastic
 from hvd_yolo.config import ReportConfig
 from hvd_yolo.errors import InputError, Stopped
 from hvd_yolo.evaluate import Evaluation
 from hvd_yolo.report.console import Console
-from hvd_yolo.report.loggers import SECONDS_TO_CLOSE, Loggers, Run
+from hvd_yolo.report.loggers import SECONDS_IN_HASTE, Loggers, Run
+from hvd_yolo.report.loggers.lines import whole_lines
 from hvd_yolo.report.loggers.ranks import COUNTS, Heartbeat, Lives
 from hvd_yolo.tally import Window
 
@@ -28,6 +32,7 @@ logger = logging.getLogger("hvd_yolo.report")
 # line after a start, which has the loader's start in it.
 _MOST_WAIT = 0.05
 _MOST_COMM_WAIT = 0.25
+_SECONDS_TO_DRAW = 900.0
 _COMM_REMEDY = (
     "`python -m hvd_yolo.doctor`, started the same way, tells whether a link or a rank is slow; "
     "--train.accumulate 4 or --comm.compression bf16 sends less"
@@ -73,10 +78,14 @@ class Report:
             self._file = os.fdopen(os.open(folder / "metrics.jsonl", flags, 0o644), "ab")
         except OSError as error:
             raise InputError(f"{folder}/metrics.jsonl cannot be written: {error}") from error
-        self._file.truncate(min(metrics_bytes, self._file.seek(0, 2)))
-        kept = self._file.seek(0, 2)
         self._console = Console(total_updates, is_launched)
-        self._draws = stores.plots
+        kept = whole_lines(folder / "metrics.jsonl", metrics_bytes)
+        self._file.truncate(kept)
+        self._file.seek(0, 2)
+        self._draws = stores.plots and importlib.util.find_spec("matplotlib") is not None
+        if self._draws != stores.plots:
+            self.say("report.plots: matplotlib is not installed, so there will be no report.html: "
+                     "pip install 'hvd_yolo[plots]'")  # fmt: skip
         self._run = Run(folder, options, total_updates, kept)
         self._loggers = Loggers(stores, self._run, self.say)
         self._lives: Lives | None = None
@@ -118,7 +127,8 @@ class Report:
         self._console.train(line, seconds_per_update)
         if self._lives is not None:
             ranks = [{key: rank[key] for key in COUNTS} for rank in self._lives()]
-            lived = {"kind": "ranks", "step": step, "seconds": line["seconds"], "ranks": ranks}
+            lived = {"kind": "ranks", "step": step, "seconds": line["seconds"],
+                     "time": line["time"], "ranks": ranks}  # fmt: skip
             self._loggers.put(lived, 0)
         if self._heartbeat is not None:
             self._heartbeat.pace(step, line["images_per_s"], seconds_per_update)
@@ -159,14 +169,22 @@ class Report:
     def close(self, outcome: str) -> None:
         """Ends the progress bar, the file and the loggers, for which it waits so long as is fair.
         outcome: finished, which is drawn, stopped, regrouped or failed."""
-        if self._is_main:
+        if not self._is_main:
+            return
+        try:
             self._file.close()
-            if outcome == "finished" and self._draws:
+        except OSError as error:
+            logger.error("metrics.jsonl: its end is lost: %s", error)
+        page = self._run.folder / "report.html"
+        is_new = not (self._is_first_line and page.is_file())
+        try:
+            if outcome == "finished" and self._draws and is_new:
                 self._draw()
+        finally:
             self._console.close()
-            self._loggers.close(outcome)
             if self._heartbeat is not None:
-                self._heartbeat.close(outcome, SECONDS_TO_CLOSE)
+                self._heartbeat.close(outcome, SECONDS_IN_HASTE)
+            self._loggers.close(outcome)
 
     def __enter__(self) -> "Report":
         return self
@@ -177,23 +195,28 @@ class Report:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        outcomes = {type(None): "finished", Stopped: "stopped", HostsChanged: "regrouped"}
-        self.close(outcomes.get(type(error), "failed"))
+        outcomes = {type(None): "finished", Stopped: "stopped"}
+        goes_on = elastic.begins_again_after(error)
+        self.close("regrouped" if goes_on else outcomes.get(type(error), "failed"))
 
     def _draw(self) -> None:
-        """Plots and report.html; whatever goes wrong there is told, for the run has succeeded."""
-        from hvd_yolo.report.page import write_report
-
+        """Plots and report.html, by a process of its own, with memory of its own; what goes wrong
+        there is told, for the run has succeeded."""
+        command = [sys.executable, "-m", "hvd_yolo.report", str(self._run.folder)]
         try:
-            self.say(
-                f"report: {write_report([self._run.folder], self._run.folder / 'report.html')}"
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_SECONDS_TO_DRAW, check=False
             )
-        except InputError as error:
-            logger.error("report.html is not drawn: %s", error)
-        except Exception:
-            logger.exception(
-                "report.html is not drawn; try `python -m hvd_yolo.report %s`", self._run.folder
-            )
+        except subprocess.TimeoutExpired:
+            logger.error(
+                "report.html is not drawn within %d s: `python -m hvd_yolo.report %s` takes longer",
+                _SECONDS_TO_DRAW, self._run.folder,
+            )  # fmt: skip
+            return
+        if done.returncode:
+            logger.error("report.html is not drawn: %s", done.stderr.strip()[-2000:])
+        else:
+            self.say(f"report: {done.stdout.strip()}")
 
     def _write(self, line: dict[str, Any]) -> None:
         try:

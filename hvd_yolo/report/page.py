@@ -157,7 +157,12 @@ def _data_set(run: Run, judged: _Judged) -> tuple[labels.Labels | None, list[Gal
     try:
         train_set = open_dataset(run.config.data, "train")
         stats = labels.take_labels(train_set)
-        galleries += pictures.training_updates(run.config, tables.num_ranks(run), train_set)
+        if run.config.order.rect:
+            missing.append(
+                "Training pictures are left out: with order.rect every image would have to be read."
+            )
+        else:
+            galleries += pictures.training_updates(run.config, tables.num_ranks(run), train_set)
     except InputError as error:
         missing.append(f"Training pictures are left out: {error}.")
     if judged.curves is not None:

@@ -18,7 +18,7 @@ from hvd_yolo.report.loggers.sqlite import Sqlite
 from hvd_yolo.report.loggers.tensorboard import TensorBoard
 from hvd_yolo.report.loggers.wandb import WeightsAndBiases
 
-__all__ = ["SECONDS_TO_CLOSE", "Logger", "Loggers", "Run"]
+__all__ = ["SECONDS_IN_HASTE", "Logger", "Loggers", "Run"]
 
 # So many lines may wait for a logger. MLflow takes seconds to set up its database.
 MOST_WAITING = 2000
@@ -28,6 +28,9 @@ SECONDS_BETWEEN = 1.0
 
 # When a run ends, for what is left to write; to finish with a server; and from the start of a short
 # run, to open at all.
+# Where a run has failed, its launcher is about to kill this process; where hosts have come or gone,
+# the other ranks wait.
+SECONDS_IN_HASTE = 2.0
 SECONDS_TO_CLOSE = 10.0
 SECONDS_TO_SEND = 60.0
 SECONDS_TO_OPEN = 60.0
@@ -67,15 +70,19 @@ class Logger:
         self._put(outcome)
         self._is_ending.set()
 
-    def wait(self, ended: float) -> None:
+    def wait(self, ended: float, outcome: str) -> None:
         """Until the store is closed, or it is given up, for the run has ended at `ended`
         (time.monotonic())."""
-        while self._thread.is_alive() and time.monotonic() < self._deadline(ended):
+        while self._thread.is_alive() and time.monotonic() < self._deadline(ended, outcome):
             self._thread.join(0.1)
         if self._thread.is_alive():
             self._drop("it does not end")
 
-    def _deadline(self, ended: float) -> float:
+    def _deadline(self, ended: float, outcome: str) -> float:
+        if outcome == "stopped":
+            return ended + SECONDS_TO_CLOSE
+        if outcome != "finished":
+            return ended + SECONDS_IN_HASTE
         if self._opened is None:
             return max(ended + SECONDS_TO_CLOSE, self._started + SECONDS_TO_OPEN)
         if self._is_closing and self._sends:
@@ -140,7 +147,7 @@ class Loggers:
         for logger in self._loggers:
             logger.end(outcome)
         for logger in self._loggers:
-            logger.wait(ended)
+            logger.wait(ended, outcome)
 
 
 def _stores(options: ReportConfig, run: Run) -> dict[str, Store]:

@@ -54,6 +54,14 @@ class Store(Protocol):
         """The run is finished, has stopped, is regrouped (and goes on soon) or has failed."""
 
 
+def whole_lines(file: Path, most: int) -> int:
+    """How many bytes, `most` at most, the whole lines of a file take: a host that went down may
+    have left less than was written, and a part of a line."""
+    with open(file, "rb") as opened:
+        content = opened.read(most)
+    return content.rfind(b"\n") + 1
+
+
 def measured(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Those that hold numbers: no events."""
     return (entry for entry in entries if entry.line["kind"] in ("train", "eval"))

@@ -20,8 +20,14 @@ _TRAIN = {
     "learning_rate": ("Learning rate of the last update.", "lr"),
     "gradient_norm": ("Global norm of the gradient of the last update.", "grad_norm"),
     "images_per_second": ("Training images a second over all ranks.", "images_per_s"),
-    "data_wait_ratio": ("Share of the time in which rank 0 waited for images.", "data_wait"),
-    "comm_wait_ratio": ("Share of the time in which rank 0 waited for others.", "comm_wait"),
+    "data_wait_ratio": (
+        "Share of the time in which ranks waited for images, their mean.",
+        "data_wait",
+    ),
+    "comm_wait_ratio": (
+        "Share of the time in which ranks waited for others, their mean.",
+        "comm_wait",
+    ),
 }
 
 
