@@ -87,7 +87,8 @@ class Report:
             self.say("report.plots: matplotlib is not installed, so there will be no report.html: "
                      "pip install 'hvd_yolo[plots]'")  # fmt: skip
         self._run = Run(folder, options, total_updates, kept)
-        self._loggers = Loggers(stores, self._run, self.say)
+        # Not the console, for scorers are silenced by another sys.stdout, for all threads.
+        self._loggers = Loggers(stores, self._run, logger.warning)
         self._lives: Lives | None = None
         self._heartbeat: Heartbeat | None = None
 

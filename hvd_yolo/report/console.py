@@ -13,8 +13,6 @@ class Console:
     def __init__(self, total_updates: int, is_launched: bool) -> None:
         self._total = total_updates
         self._bar: tqdm | None = None
-        # Scorers are silenced by another sys.stdout, for all threads.
-        self._out = sys.stdout
         if sys.stdout.isatty() and not is_launched:
             self._bar = tqdm(
                 total=total_updates, unit="update", dynamic_ncols=True, file=sys.stdout
@@ -24,7 +22,7 @@ class Console:
         """The message as it is, on lines of its own."""
         if self._bar is None:
             # In one piece: loggers speak from threads of their own.
-            print(f"{message}\n", end="", flush=True, file=self._out)
+            print(f"{message}\n", end="", flush=True)
         else:
             self._bar.write(message)
 
