@@ -42,7 +42,7 @@ def test_a_run_writes_its_files(tmp_path):
     assert kinds == ["train", "train", "eval", "train", "train", "eval"]
     assert lines[0].keys() == {
         "kind", "epoch", "step", "images", "lr", "loss", "losses", "grad_norm", "sent_bytes",
-        "images_per_s", "data_wait", "comm_wait", "seconds",
+        "images_per_s", "data_wait", "comm_wait", "seconds", "time",
     }  # fmt: skip
     assert lines[0]["images"] == 8
     assert lines[0]["loss"] == pytest.approx(sum(lines[0]["losses"].values()))
