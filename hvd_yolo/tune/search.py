@@ -109,6 +109,7 @@ class Search:
             pruner=_pruner(rules), sampler=_sampler(rules, space, 0),
         )  # fmt: skip
         self._refuse_changes(settings)
+        self._after = optuna.samplers.RandomSampler()
         self._running: dict[int, optuna.Trial] = {}
         self.unfinished: list[Trial] = []
         for found in self.trials():
@@ -168,6 +169,8 @@ class Search:
 
     def tell(self, number: int, outcome: Outcome, reason: str = "") -> None:
         """A trial is over; its value is that of its best evaluation."""
+        # GridSampler would stop the study at its last point, which is an error outside optimize().
+        self._study.sampler = self._after
         trial = self._running.pop(number)
         if reason:
             trial.set_user_attr(REASON, reason)
