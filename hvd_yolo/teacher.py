@@ -32,7 +32,7 @@ def share_teacher(
     buffer = io.BytesIO()
     with agree(comm):
         if comm.rank == root:
-            torch.save(known or _read(config, is_resumed), buffer)
+            torch.save(known or _read(config, is_resumed, comm.device), buffer)
     content = broadcast_bytes(comm, buffer.getvalue(), root)
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
@@ -40,9 +40,7 @@ def share_teacher(
 def keep_copy(content: dict[str, Any], folder: Path) -> None:
     """Writes the teacher into the run's folder: a resumed run needs the same one, and its training
     may have gone on since. Raises InputError where there is no room."""
-    path = _copy_in(folder)
-    if not path.is_file() or checkpoint.load(path)["file"] != content["file"]:
-        checkpoint.save(path, content)
+    checkpoint.save(_copy_in(folder), content)
 
 
 def learn_from(
@@ -67,7 +65,7 @@ def learn_from(
                 f"{told}{name} is no built-in model, and only the points of those can be compared; "
                 "take a built-in model, or leave teacher out"
             )
-    dtype = inference_dtype(config.train.dtype, device)
+    dtype = getattr(torch, content["dtype"])
     taught = Distillation(trained.model.to(device, dtype), config.distill)
     try:
         taught.try_on(student)
@@ -83,7 +81,7 @@ def _copy_in(folder: Path) -> Path:
     return folder / "checkpoints" / "teacher.pt"
 
 
-def _read(config: Config, is_resumed: bool) -> dict[str, Any]:
+def _read(config: Config, is_resumed: bool, device: torch.device) -> dict[str, Any]:
     copy = _copy_in(Path(config.output))
     if is_resumed and copy.is_file():
         content = checkpoint.load(copy)
@@ -94,4 +92,6 @@ def _read(config: Config, is_resumed: bool) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"teacher: {error}; it must be a checkpoint of ours") from error
     kept = {key: content[key] for key in ("config", "names", "category_ids", "weights")}
-    return {"file": config.teacher, **kept}
+    # Of all ranks and restarts, whatever their devices.
+    dtype = str(inference_dtype(config.train.dtype, device)).removeprefix("torch.")
+    return {"file": config.teacher, "dtype": dtype, **kept}

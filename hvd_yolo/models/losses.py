@@ -20,7 +20,8 @@ class Losses:
     own_weights: other divisors of single terms, by name. The trainer adds up terms and weights over
     ranks and micro-batches before it divides, so how the images were dealt changes nothing. A term
     with a divisor of its own is divided by the one of the update before, for the gradients of all
-    terms are one sum when this update's divisors are known.
+    terms are one sum when this update's divisors are known; that sum is multiplied by the last main
+    divisor over this one, so such a term weighs more where there are few objects.
     """
 
     terms: dict[str, Tensor]

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from hvd_yolo import cli
 from hvd_yolo.comm import Comm, agree, children, connect, gather_json, launch
 from hvd_yolo.config import CommConfig, parse, parse_train
@@ -67,6 +69,13 @@ def _check(config: TuneConfig, fixed: Sequence[str], comm: Comm) -> Space:
         )
     if config.ranks_per_trial > 1:
         children.check_gloo()
+    said = parse_train(fixed)
+    on_cpu = said.device == "cpu" or torch.cuda.device_count() == 0
+    if said.batch_size == -1 and on_cpu and comm.size > config.ranks_per_trial:
+        raise InputError(
+            "batch_size -1: trials side by side would each take the memory of the host; give "
+            "--batch_size a number"
+        )
     if not comm.is_main:
         return {}
     if config.plots:
@@ -109,6 +118,8 @@ def _ranks(comm: Comm, environment: dict[str, str], with_gpus: bool) -> Ranks:
             "ranks find no TCP connection to rank 0: open all ports between the hosts; "
             "`python -m hvd_yolo.doctor`, started the same way, tells more"
         )
+    for line in lines.values():
+        line.notice_silence()
     cpus = children.cpus_of(comm.rank, places, comm.own_cpus)
     return Ranks(lines, hosts, Agent({**environment, **gpu}, cpus))
 
@@ -132,6 +143,8 @@ def _lead(
         write = partial(_write, folder, search, space, fixed, config)
         try:
             asked = job.run(folder, fixed, config.metric, config.grace, write)
+            # Also where all was over, and the job before was killed before it wrote.
+            write()
             if config.plots:
                 showing.draw(folder / "plots", search, space, config.metric)
         except InputError:

@@ -61,12 +61,16 @@ class Agent:
     def __init__(self, environment: dict[str, str], cpus: set[int]) -> None:
         self._environment, self._cpus = environment, cpus
         self._child: subprocess.Popen[bytes] | None = None
+        self._fault = ""
 
     def obey(self, order: dict[str, Any], rank_0: str) -> None:
         """Starts a child, or asks it to stop, or kills it. rank_0: the address of rank 0 as seen
         from here."""
         if order["do"] == "start":
-            self._start(order, rank_0)
+            try:
+                self._start(order, rank_0)
+            except OSError as error:
+                self._fault = f"{error.filename or 'a process'}: {error.strerror}"
         elif self._child is not None and order["do"] == "stop":
             self._child.terminate()
         elif self._child is not None and order["do"] == "kill":
@@ -74,6 +78,9 @@ class Agent:
 
     def news(self) -> Iterator[dict[str, Any]]:
         """Evaluations, and the end of the child."""
+        if self._fault:
+            yield {"say": "ended", "code": 1, "words": self._fault}
+            self._fault = ""
         if self._child is None:
             return
         code = self._child.poll()
@@ -146,9 +153,12 @@ def _last_words(log: Path, code: int) -> str:
         return ""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    with open(log, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        said = file.read().decode(errors="replace").split("\n")
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            said = file.read().decode(errors="replace").split("\n")
+    except OSError as error:
+        return f"exit code {code}, {log}: {error.strerror}"
     said = [text.strip() for text in said if text.strip()]
     # Without the word that supervise takes for the refusal of the whole job.
     errors = [text.removeprefix(cli.ERROR).strip() for text in said if text.startswith(cli.ERROR)]

@@ -96,7 +96,9 @@ class Group:
                 self._order("kill")
                 self._was_ended, self._deadline = True, math.inf
             return None
-        if not any(self._codes.values()):
+        # Ranks end with 0 together; who took long after that had no more to do for the trial.
+        is_over = self._was_ended and not self._failures and 0 in self._codes.values()
+        if is_over or not any(self._codes.values()):
             return "complete", ""
         if self._wish:
             return self._wish, ""

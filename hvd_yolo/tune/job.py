@@ -91,7 +91,9 @@ class Job:
             said = ", ".join(f"{key} {_short(v)}" for key, v in trial.parameters.items())
             verb = "continues" if trial.host else "starts"
             logger.info("trial %d %s on %s: %s", trial.number, verb, group.place, said)
-            words = [*fixed, *options(trial.parameters), "--output", str(own)]
+            # Plots of each trial are for who asks for them.
+            words = ["--report.plots", "false", *fixed]
+            words += [*options(trial.parameters), "--output", str(own)]
             group.start(trial, own, words)
             dealt = True
         return dealt
@@ -107,7 +109,8 @@ class Job:
         for connection in ready:
             rank = connections[connection]
             yield from ((rank, message) for message in self._lines[rank].receive())
-            if not self._lines[rank].is_open:
+        for rank, line in self._lines.items():
+            if not line.is_open:
                 raise RuntimeError(f"rank {rank} is gone; the same command goes on")
         yield from ((0, message) for message in self._agent.news())
 

@@ -114,6 +114,8 @@ class Search:
         self.unfinished: list[Trial] = []
         for found in self.trials():
             if found.state == self._states.RUNNING:
+                # A trial draws where it is made.
+                self._study.sampler = _sampler(rules, space, found.number)
                 self._take_up(optuna.Trial(self._study, found._trial_id))
 
     @property
