@@ -46,7 +46,7 @@ def lives(step=0):
 
 
 def open_report(folder, metrics_bytes=0, **options):
-    report = ReportConfig(**options)
+    report = ReportConfig(plots=False, **options)
     config = flatten(Config(report=report))
     return Report(folder, True, True, metrics_bytes, 20, "", report, config)
 
@@ -265,7 +265,7 @@ def test_a_logger_that_hangs_is_dropped_with_one_message():
     began = time.monotonic()
     logger.end("finished")
     store.is_over.set()
-    logger.wait(began)
+    logger.wait(began, "finished")
     assert said == [
         "report.new is dropped, the run goes on without it: it does not answer, "
         f"{MOST_WAITING} lines wait for it"
@@ -333,7 +333,7 @@ def small_disk(tmp_path):
 
 
 @needs("tensorboard")
-def test_a_full_disk_drops_who_writes_there(small_disk, capsys, tmp_path_factory):
+def test_a_full_disk_drops_who_writes_there(small_disk, caplog, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     (run / "tensorboard").symlink_to(small_disk, target_is_directory=True)
     options = {"sqlite": str(small_disk / "runs.db"), "tensorboard": True}
@@ -341,7 +341,7 @@ def test_a_full_disk_drops_who_writes_there(small_disk, capsys, tmp_path_factory
         for step in range(1, 601):
             tell(report, step, step)
             time.sleep(0.002)
-    told = [line for line in capsys.readouterr().out.splitlines() if "is dropped" in line]
+    told = [line for line in caplog.messages if "is dropped" in line]
     assert len(told) == 2
     assert any("report.sqlite" in line and "disk is full" in line for line in told)
     assert any("report.tensorboard" in line and "No space left" in line for line in told)
