@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from hvd_yolo import patience
+from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.config import EvalConfig
 from hvd_yolo.data import open_dataset
-from hvd_yolo.evaluate import Table
+from hvd_yolo.evaluate import Table, _LossSum
 from hvd_yolo.evaluate.keeping import packed
+from hvd_yolo.models.losses import Losses
 from tests.conftest import needs_mpi, train
 
 STILL = (
@@ -107,3 +110,12 @@ def test_a_kept_evaluation_knows_its_images_and_what_coco_scores():
             own = detections[(detections[:, 0] == image) & (detections[:, 6] == label)]
             assert len(own) == 100
             assert own[:, 5].min() == pytest.approx(20 / 119)
+
+
+def test_a_loss_that_no_object_has_part_in_is_not_the_best():
+    """Where all scores have become 0, no point answers for an object, and nothing is divided by
+    nothing."""
+    lost = _LossSum()
+    lost.add(Losses({"cls": torch.tensor(0.0)}, torch.tensor(0.0)))
+    assert np.isnan(lost.metrics(SingleComm(), num_truths=3)["val_loss"])
+    assert lost.metrics(SingleComm(), num_truths=0)["val_loss"] == 0.0

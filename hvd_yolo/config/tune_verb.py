@@ -22,7 +22,7 @@ class TuneConfig:
         sampler: grid (all points, in an order drawn by seed), random, tpe (Bergstra et al. 2011)
             or gp (a Gaussian process).
         pruner: asha (Li et al. 2020) ends trials that are behind others at the same epoch, or none.
-        min_epochs: asha: no trial ends sooner.
+        min_epochs: asha: no trial ends sooner; 3, as long as the usual warmup.
         reduction: asha: one of so many goes on at min_epochs, at min_epochs x reduction, and so on.
         seed: of the sampler. That of training is an option like others.
         grace: seconds that a trial has to save and end when the job is stopped, or asha ends it.
@@ -36,7 +36,7 @@ class TuneConfig:
     metric: str = "AP"
     sampler: Literal["grid", "random", "tpe", "gp"] = "tpe"
     pruner: Literal["asha", "none"] = "asha"
-    min_epochs: PositiveInt = 1
+    min_epochs: PositiveInt = 3
     reduction: PositiveInt = 3
     seed: NonNegativeInt = 0
     grace: NonNegativeFloat = 60.0

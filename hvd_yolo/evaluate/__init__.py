@@ -84,7 +84,7 @@ def evaluate(
     metrics = score(table, dataset.names, comm, options.scorer)
     metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
     if options.loss:
-        metrics.update(losses.metrics(comm))
+        metrics.update(losses.metrics(comm, len(table.truths)))
     return Evaluation(metrics, table, time.monotonic() - started)
 
 
@@ -135,14 +135,16 @@ class _LossSum:
                 total, weight = self.sums.get(name, (0.0, 0.0))
                 self.sums[name] = (total + float(value), weight + float(losses.weight_of(name)))
 
-    def metrics(self, comm: Comm) -> dict[str, Any]:
+    def metrics(self, comm: Comm, num_truths: int) -> dict[str, Any]:
         """val_loss and val_losses; a rank without images does not know the terms' names and learns
-        them here."""
+        them here. NaN where there are objects and no divisor: of a model whose scores have all
+        become 0 no point answers for any object, and its loss of 0 would be the best."""
         parts = gather_json(comm, self.sums)
         terms = {}
         for name in sorted({name for part in parts for name in part}):
             totals, weights = zip(*(part.get(name, (0.0, 0.0)) for part in parts), strict=True)
-            terms[name] = sum(totals) / max(sum(weights), 1.0)
+            is_lost = num_truths > 0 and sum(weights) == 0
+            terms[name] = float("nan") if is_lost else sum(totals) / max(sum(weights), 1.0)
         return {"val_loss": sum(terms.values()), "val_losses": terms}
 
 
