@@ -3,6 +3,7 @@
 from typing import Any
 
 from hvd_yolo.config import EvalConfig
+from hvd_yolo.config.run_options import is_lowest_best
 from hvd_yolo.state import TrainState
 
 
@@ -13,7 +14,7 @@ def is_best(state: TrainState, metrics: dict[str, Any], options: EvalConfig) -> 
     if state.best_metric != options.metric:
         state.best, state.best_metric = None, options.metric
     value = float(metrics[options.metric])
-    sign = -1.0 if options.metric == "val_loss" else 1.0
+    sign = -1.0 if is_lowest_best(options.metric) else 1.0
     is_better = abs(value) < float("inf") and (
         state.best is None or sign * value > sign * state.best
     )

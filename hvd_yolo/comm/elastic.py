@@ -59,9 +59,7 @@ def run(job: Callable[[], None], progress: Callable[[], int]) -> None:
         try:
             job()
             return
-        except Exception as error:
-            if not begins_again_after(error):
-                raise
+        except _changes() as error:
             failures = failures + 1 if progress() == made else 0
             made = progress()
             if failures == _MOST_FAILURES:
@@ -78,11 +76,13 @@ def run(job: Callable[[], None], progress: Callable[[], int]) -> None:
 
 def begins_again_after(error: BaseException | None) -> bool:
     """Whether it says that ranks have come or gone, after which run() calls its job again."""
-    if not launch.is_elastic():
-        return False
+    return launch.is_elastic() and isinstance(error, _changes())
+
+
+def _changes() -> tuple[type[Exception], ...]:
     from horovod.common.exceptions import HorovodInternalError
 
-    return isinstance(error, HostsChanged | HorovodInternalError)
+    return HostsChanged, HorovodInternalError
 
 
 def begin(hvd: ModuleType) -> None:

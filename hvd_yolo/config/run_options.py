@@ -25,6 +25,11 @@ class CheckpointConfig:
     on_failure: Literal["stop", "go_on"] = "stop"
 
 
+def is_lowest_best(metric: str) -> bool:
+    """Whether the lower number of an evaluation is the better."""
+    return metric == "val_loss"
+
+
 @dataclass
 class EvalConfig:
     """Evaluation on the val split, by all ranks.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hvd_yolo.config import Config, from_yaml
+from hvd_yolo.config.run_options import is_lowest_best
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate.scoring import Table
 
@@ -40,7 +41,7 @@ class Run:
         """The eval line that gave best.pt: the first with the best eval.metric."""
         metric = self.config.eval.metric
         known = [line for line in self.evals if np.isfinite(number(line.get(metric)))]
-        sign = -1 if metric == "val_loss" else 1
+        sign = -1 if is_lowest_best(metric) else 1
         return max(known, key=lambda line: sign * number(line[metric]), default=None)
 
 

@@ -13,6 +13,7 @@ import torch
 from hvd_yolo import cli
 from hvd_yolo.comm import Comm, agree, children, connect, gather_json, launch
 from hvd_yolo.config import CommConfig, parse, parse_train
+from hvd_yolo.config.run_options import is_lowest_best
 from hvd_yolo.config.tune_verb import TuneConfig
 from hvd_yolo.errors import InputError, Stopped
 from hvd_yolo.processes import end_with_launcher
@@ -93,7 +94,7 @@ def _open_search(config: TuneConfig, fixed: Sequence[str], space: Space, storage
     """The search of --output, which may be an old one."""
     rules = Rules(
         config.sampler, config.pruner, config.min_epochs, config.reduction, config.seed,
-        config.metric.endswith("loss"),
+        is_lowest_best(config.metric),
     )  # fmt: skip
     settings = {
         "space": {key: repr(values) for key, values in space.items()},
