@@ -33,6 +33,12 @@ SMALLER = {
     "--trials 9": "--trials 2",
     "yolov8s": "yolov8n",
     "runs/coco": "{out}/runs/coco",
+    "coco/ --to yolo --output coco_yolo": "{data}/data.yaml --to coco --output {out}/converted",
+    "--output dealt": "--output {out}/dealt",
+    "check.json": "{out}/check.json",
+    "doctor.json": "{out}/doctor.json",
+    "--sheets 4": "--sheets 1 --output {out}/drawn",
+    "/nvme": "{out}/staged",
 }
 # Tests that run what stands there, for a line that needs more than two hosts.
 ELSEWHERE = {
@@ -40,21 +46,27 @@ ELSEWHERE = {
     "sbatch": "tests/cluster/test_slurm.py",
     "python -m hvd_yolo.launch --slurm": "tests/cluster/test_slurm.py",
     "horovodrun -np 2 -H node1:2": "tests/cluster/test_tune.py",
+    "python -m hvd_yolo.plan": "tests/plan/test_plan_verb.py",
 }
 
 
-def commands(file):
-    """Those in its bash blocks."""
+def commands(file, with_those_not_run=True):
+    """Those in its bash blocks, without what is said of them."""
     blocks = re.findall(r"```bash\n(.*?)```", file.read_text(), re.DOTALL)
-    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [
+        re.split(r"\s{2,}#", line)[0].strip()
+        for line in lines
+        if with_those_not_run or NOT_RUN not in line
+    ]
 
 
 def to_run():
-    found = {line: file.name for file in DOCS for line in commands(file)}
+    found = {line: file.name for file in reversed(DOCS) for line in commands(file, False)}
     return [
         pytest.param(line, id=f"{name}: {line[:60]}")
         for line, name in found.items()
-        if NOT_RUN not in line and not line.startswith(tuple(ELSEWHERE))
+        if not line.startswith(tuple(ELSEWHERE))
     ]
 
 
@@ -75,7 +87,6 @@ def test_every_command_runs(lab, data, tmp_path, line):
     (tmp_path / "space.yaml").write_text("optim.lr: [0.001, 0.002]\n")
     for word, smaller in SMALLER.items():
         line = line.replace(word, smaller.format(data=data, out=tmp_path))
-    line = line.split("    #")[0].strip()
     trains = re.search(r"hvd_yolo\.train|-- train", line) and "--dry_run" not in line
     if trains:
         line += " --imgsz 64 --epochs 1 --device cpu --report.plots false"
@@ -89,7 +100,7 @@ def test_every_command_runs(lab, data, tmp_path, line):
     assert not (trains or "tune --space" in line) or "done: " in done.stdout
 
 
-@pytest.mark.parametrize("file", DOCS, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [*REPOSITORY.glob("*.md"), *DOCS], ids=lambda file: file.name)
 def test_what_the_docs_name_is_there(file):
     """Links, and files of the repository."""
     text = file.read_text()
@@ -99,8 +110,23 @@ def test_what_the_docs_name_is_there(file):
         assert (REPOSITORY / name).exists(), name
 
 
-@pytest.mark.parametrize("name", ["multi-node", "troubleshooting"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README",
+        *(f"docs/{file.name.removesuffix('.zh-CN.md')}" for file in DOCS if "zh-CN" in file.name),
+    ],
+)
 def test_both_languages_give_the_same_commands(name):
-    english, chinese = (REPOSITORY / "docs" / f"{name}{ending}.md" for ending in ("", ".zh-CN"))
+    english, chinese = (REPOSITORY / f"{name}{ending}.md" for ending in ("", ".zh-CN"))
     assert commands(english) == commands(chinese)
     assert english.read_text().count("\n| ") == chinese.read_text().count("\n| ")
+
+
+@pytest.mark.parametrize("ending", ["", ".zh-CN"])
+def test_what_the_readme_promises_is_in_the_whole_list(ending):
+    readme, promises = (REPOSITORY / f"{name}{ending}.md" for name in ("README", "docs/promises"))
+    rows = promises.read_text().replace("](../", "](").splitlines()
+    told = re.findall(r"^\| .*`(?:pytest|python) .*\|$", readme.read_text(), re.MULTILINE)
+    assert len(told) > 10
+    assert set(told) <= set(rows)
