@@ -14,8 +14,10 @@ from hvd_yolo import cli
 from hvd_yolo.config import parse
 from hvd_yolo.config.monitor_verb import MonitorConfig
 from hvd_yolo.errors import InputError
+from hvd_yolo.json_lines import JsonLines
 from hvd_yolo.report.console import duration
 from hvd_yolo.report.loggers.ranks import BEAT_SECONDS
+from hvd_yolo.report.runs import best_by, metric_of, number
 
 # Rates and waits are those of so many lines of ranks.jsonl.
 _LINES = 10
@@ -25,45 +27,6 @@ _SECONDS_OF_SILENCE = 10.0
 _Line = Mapping[str, Any]
 _HEAD = ("rank", "host", "updates/s", "data wait", "comm wait", "memory", "GPU", "heard", "for",
          "phase")  # fmt: skip
-
-
-class _Lines:
-    """A growing file of JSON lines, of which each is read once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._end = 0
-
-    def new(self) -> tuple[bool, list[_Line]]:
-        """The lines since the last look; True: the file was cut off, and these are all it has."""
-        try:
-            return self._read()
-        except ValueError:
-            # It was cut off and has grown again, or a host that went down has left a part of a
-            # line: from the start, without it.
-            self._end = 0
-            return True, self._read(skip=True)[1]
-
-    def _read(self, skip: bool = False) -> tuple[bool, list[_Line]]:
-        try:
-            with open(self._path, "rb") as file:
-                is_cut = file.seek(0, 2) < self._end
-                self._end = 0 if is_cut else self._end
-                file.seek(self._end)
-                # The last line may still be under way.
-                whole = file.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
-            return False, []
-        self._end += len(whole) + 1 if whole else 0
-        return is_cut, [json.loads(x) for x in whole.splitlines() if not skip or _is_json(x)]
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 class Monitor:
@@ -77,11 +40,11 @@ class Monitor:
                 "--output of a training"
             )
         self._folder = folder
-        self._metrics = _Lines(folder / "metrics.jsonl")
-        self._counts = _Lines(folder / "ranks.jsonl")
+        self._metrics = JsonLines(folder / "metrics.jsonl")
+        self._counts = JsonLines(folder / "ranks.jsonl")
         self._ranks: deque[_Line] = deque(maxlen=_LINES + 1)
         self._last: dict[str, _Line] = {}
-        self._best: _Line | None = None
+        self._evals: list[_Line] = []
         self._now: _Line = {}
         self._changed: float | None = None
 
@@ -89,11 +52,11 @@ class Monitor:
         """Reads on."""
         is_cut, lines = self._metrics.new()
         if is_cut:
-            self._last, self._best = {}, None
+            self._last, self._evals = {}, []
         for line in lines:
             self._last[line["kind"]] = line
-            if line["kind"] == "eval" and (not self._best or line["AP"] > self._best["AP"]):
-                self._best = line
+            if line["kind"] == "eval":
+                self._evals.append(line)
         is_cut, lines = self._counts.new()
         if is_cut:
             self._ranks.clear()
@@ -142,7 +105,7 @@ class Monitor:
 
     def _head(self) -> Iterator[str]:
         yield f"{self._folder}: {self._life()}"
-        train, evaluation = self._last.get("train"), self._last.get("eval")
+        train = self._last.get("train")
         if train is None:
             yield "no update is reported yet"
         else:
@@ -155,14 +118,20 @@ class Monitor:
             )
             left = self._now.get("seconds_per_update", 0) * ((total or 0) - step)
             yield text + (f"  {duration(left)} left" if left and self.state == "running" else "")
-        if evaluation and self._best:
-            yield (
-                f"AP {evaluation['AP']:.4f} at epoch {evaluation['epoch']:.2f}, best "
-                f"{self._best['AP']:.4f} at epoch {self._best['epoch']:.2f}"
-            )
+        if self._evals:
+            yield self._scores()
         if event := self._last.get("event"):
             reason = event["reason"].splitlines()[0] if event["reason"] else ""
             yield f"last event, after update {event['step']}: {event['event']}: {reason}"
+
+    def _scores(self) -> str:
+        """The last evaluation and the best, by what the run calls best."""
+        metric = metric_of(self._folder)
+        last, best = self._evals[-1], best_by(metric, self._evals)
+        text = f"{metric} {number(last.get(metric)):.4f} at epoch {last['epoch']:.2f}"
+        if best is None:
+            return text
+        return f"{text}, best {number(best[metric]):.4f} at epoch {best['epoch']:.2f}"
 
     def _life(self) -> str:
         if self.is_silent:

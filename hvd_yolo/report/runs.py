@@ -39,10 +39,20 @@ class Run:
 
     def best(self) -> Line | None:
         """The eval line that gave best.pt: the first with the best eval.metric."""
-        metric = self.config.eval.metric
-        known = [line for line in self.evals if np.isfinite(number(line.get(metric)))]
-        sign = -1 if is_lowest_best(metric) else 1
-        return max(known, key=lambda line: sign * number(line[metric]), default=None)
+        return best_by(self.config.eval.metric, self.evals)
+
+
+def best_by(metric: str, evals: Sequence[Line]) -> Line | None:
+    """The first of the eval lines with the best number; None where none is finite."""
+    known = [line for line in evals if np.isfinite(number(line.get(metric)))]
+    sign = -1 if is_lowest_best(metric) else 1
+    return max(known, key=lambda line: sign * number(line[metric]), default=None)
+
+
+def metric_of(folder: Path) -> str:
+    """What the run in the folder chooses its best evaluation by; the usual one where the folder
+    does not tell."""
+    return (_config(folder) if (folder / "config.yaml").is_file() else Config()).eval.metric
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -80,10 +90,10 @@ def grown(values: np.ndarray) -> np.ndarray:
     return np.where(values < before, values, values - before)
 
 
-def _read(folder: Path) -> Run:
+def _config(folder: Path) -> Config:
     file = folder / "config.yaml"
     try:
-        config = from_yaml(file.read_text(encoding="utf-8"))
+        return from_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{folder} is no run: {file.name} cannot be read there ({error}); name a folder that "
@@ -91,6 +101,10 @@ def _read(folder: Path) -> Run:
         ) from error
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
+
+
+def _read(folder: Path) -> Run:
+    config = _config(folder)
     lines = _lines(folder / "metrics.jsonl")
     kinds = {
         kind: [line for line in lines if line.get("kind") == kind]

@@ -1,7 +1,6 @@
 """What every rank of the job does: keeps one training process for rank 0, and tells what comes of
 it."""
 
-import json
 import os
 import select
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 from hvd_yolo import cli
 from hvd_yolo.comm.children import meet_at
 from hvd_yolo.doctor.interfaces import own_interfaces
+from hvd_yolo.json_lines import JsonLines
 from hvd_yolo.prctl import die_with_parent
 from hvd_yolo.stopping import EXIT_CODE, StopRequest
 from hvd_yolo.watchdog.channel import Line
@@ -24,35 +24,6 @@ from hvd_yolo.watchdog.channel import Line
 SECONDS_A_LOOK = 0.3
 _TAIL_BYTES = 1 << 14
 _SECONDS_TO_SPEAK = 5.0
-
-
-class EvalLines:
-    """The eval lines of a metrics.jsonl as they appear."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._offset = 0
-
-    def new(self, all_again: bool = False) -> Iterator[dict[str, Any]]:
-        """Their epoch and numbers. A training that goes on cuts the file, so a line may come again,
-        and one may be overlooked till all are read again."""
-        if not self._file.is_file():
-            return
-        if all_again or self._file.stat().st_size < self._offset:
-            self._offset = 0
-        with open(self._file, "rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        content = content[: content.rfind(b"\n") + 1]
-        self._offset += len(content)
-        for text in content.splitlines():
-            with suppress(ValueError):
-                line = json.loads(text)
-                if isinstance(line, dict) and line.get("kind") == "eval":
-                    # JSON has no NaN: report/ writes it as a word.
-                    kinds = (int, float, str)
-                    numbers = {k: v for k, v in line.items() if isinstance(v, kinds)}
-                    yield {"epoch": line["epoch"], "numbers": numbers}
 
 
 class Agent:
@@ -84,13 +55,25 @@ class Agent:
         if self._child is None:
             return
         code = self._child.poll()
-        for line in self._lines.new(all_again=code is not None) if self._lines else ():
-            yield {"say": "evaluated", **line}
+        yield from self._evaluated(is_over=code is not None)
         if code is not None:
             # Loader processes of a killed one.
             self._kill_all(self._child.pid)
             self._child = None
             yield {"say": "ended", "code": code, "words": _last_words(self._log, code)}
+
+    def _evaluated(self, is_over: bool) -> Iterator[dict[str, Any]]:
+        """Epoch and numbers of the evaluations that are new. A training that goes on cuts the file,
+        so one may come again, or be overlooked till all are read at its end."""
+        if self._lines is None:
+            return
+        if is_over:
+            self._lines.rewind()
+        for line in self._lines.new()[1]:
+            if line["kind"] == "eval":
+                # JSON has no NaN: report/ writes it as a word.
+                numbers = {k: v for k, v in line.items() if isinstance(v, int | float | str)}
+                yield {"say": "evaluated", "epoch": line["epoch"], "numbers": numbers}
 
     def close(self) -> None:
         """Kills the child, if there is one."""
@@ -105,7 +88,7 @@ class Agent:
             environment |= meet_at(rank_0, names[0] if names else "", self._environment)
         folder = Path(order["folder"])
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = EvalLines(folder / "metrics.jsonl") if order["rank"] == 0 else None
+        self._lines = JsonLines(folder / "metrics.jsonl") if order["rank"] == 0 else None
         self._log = folder / f"rank_{order['rank']}.log"
         with open(self._log, "ab") as log:
             self._child = subprocess.Popen(
