@@ -1,23 +1,35 @@
-"""What loggers cost a run: `python benchmarks/loggers.py [--updates 300] [--output FILE.json]`.
+"""What loggers and plots cost a run.
 
-The same lines, one an update, are told without and with every logger, in turn, while the main
-thread computes as in training. Prints seconds of the main thread a line, and of the CPU of all
-threads (what loggers take from a machine without an idle core).
+    python benchmarks/loggers.py [--lines 300] [--pairs 3] [--epochs 4] [--data shapes:800]
+
+First the same lines, one an update, told without and with every logger, in turn, while the main
+thread computes as in training: seconds of the main thread a line, and of the CPU of all threads
+(what loggers take from a machine without an idle core). Then pairs of whole trainings, a YOLOv8n at
+320 pixels on two ranks over MPI, in turn: one without loggers and plots, one with all of them.
+Prints for each pair the ratios of updates a second, from the first line to the last, of seconds and
+of CPU seconds, start and plots included; their medians; and writes benchmarks/loggers.json.
 """
 
 import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.pairs import Cost, cost_of, in_turn
 from hvd_yolo.config import Config, ReportConfig, flatten
 from hvd_yolo.report import Report
 from hvd_yolo.tally import Window
+from tests.conftest import command_for, job_environment
 
 RANK = {
     "host": "node1", "updates": 1, "data_wait": 0.5, "comm_wait": 0.2, "memory": 1 << 30,
@@ -25,16 +37,16 @@ RANK = {
 }  # fmt: skip
 
 
-def measure(folder: Path, options: ReportConfig, updates: int) -> dict[str, float]:
+def measure(folder: Path, options: ReportConfig, num_lines: int) -> dict[str, float]:
     """Seconds of telling a line in the main thread, and of the CPU, with these loggers."""
     config = flatten(Config(report=options))
     image = torch.randn(256, 256)
-    with Report(folder, True, True, 0, updates, "", options, config) as report:
+    with Report(folder, True, True, 0, num_lines, "", options, config) as report:
         report.watch(lambda: [{"rank": rank, **RANK} for rank in range(16)])
         # The loggers are there: this measures no start.
         time.sleep(20)
         in_main, cpu = 0.0, time.process_time() - time.thread_time()
-        for step in range(1, updates + 1):
+        for step in range(1, num_lines + 1):
             ended = time.perf_counter() + 0.05
             while time.perf_counter() < ended:
                 image @ image
@@ -45,17 +57,11 @@ def measure(folder: Path, options: ReportConfig, updates: int) -> dict[str, floa
         # What is left to write counts too.
         time.sleep(3)
         cpu = time.process_time() - time.thread_time() - cpu
-    return {"main thread": in_main / updates, "CPU of other threads": cpu / updates}
+    return {"main thread": in_main / num_lines, "CPU of other threads": cpu / num_lines}
 
 
-def main() -> None:
-    """Prints and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=300)
-    parser.add_argument("--output", default="")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ["WANDB_MODE"] = "offline"
+def told(num_lines: int) -> dict[str, dict[str, float]]:
+    """What `measure` finds without and with all loggers, the median of two runs each."""
     found = {"without": [], "with all": []}
     for _ in range(2):
         for name, rows in found.items():
@@ -67,15 +73,56 @@ def main() -> None:
                         sqlite=f"{folder}/runs.db", tensorboard=True, wandb="detectors",
                         mlflow=f"sqlite:///{folder}/mlflow.db", openmetrics=f"{folder}/run.prom",
                     )  # fmt: skip
-                rows.append(measure(folder, options, asked.updates))
+                rows.append(measure(folder, options, num_lines))
     table = {
         name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         for name, rows in found.items()
     }
     for name, row in table.items():
         print(name, ", ".join(f"{key} {1e3 * value:.3f} ms a line" for key, value in row.items()))
-    if asked.output:
-        Path(asked.output).write_text(json.dumps(table, indent=1) + "\n")
+    return table
+
+
+def train(asked: argparse.Namespace, folder: Path, options: Sequence[str]) -> Cost:
+    """A whole training."""
+    line = [
+        "-m", "hvd_yolo.train", "--output", str(folder), "--data", asked.data, "--imgsz", "320",
+        "--global_batch", "16", "--epochs", str(asked.epochs), *options,
+    ]  # fmt: skip
+    environment = job_environment(WANDB_MODE="offline")
+    environment.pop("HOROVOD_CYCLE_TIME")
+    return cost_of(command_for(2, line), folder, environment)
+
+
+def trained(asked: argparse.Namespace) -> list[dict[str, dict[str, float]]]:
+    """Pairs of whole trainings."""
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        without = ("--report.csv", "false", "--report.plots", "false")
+        with_all = (
+            "--report.plots", "true", "--report.tensorboard", "true",
+            "--report.wandb", "detectors", "--report.sqlite", f"{root}/runs.db",
+            "--report.mlflow", f"sqlite:///{root}/mlflow.db",
+            "--report.openmetrics", f"{root}/run.prom",
+        )  # fmt: skip
+        pairs = in_turn(partial(train, asked), without, with_all, root, asked.pairs)
+    return [{name: cost._asdict() for name, cost in pair.items()} for pair in pairs]
+
+
+def main() -> None:
+    """Prints and writes both tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lines", type=int, default=300)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--data", default="shapes:800")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["WANDB_MODE"] = "offline"
+    content = {**vars(asked), "a line": told(asked.lines), "runs": trained(asked)}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,31 +5,29 @@
 Pairs of the same training, a YOLOv8n on two elastic ranks of this machine, in turn: one without
 watchdog and commit, and with a checkpoint at the end of an epoch alone, as each run has; one with
 the watchdog, a commit every 50 updates (the default) and a checkpoint every 50. Prints for each
-pair the ratio of updates a second, from the tenth update to the last, and of CPU seconds; their
-medians; and writes benchmarks/upkeep.json.
+pair the ratios of updates a second, from the tenth update to the last, of seconds and of CPU
+seconds; their medians; and writes benchmarks/upkeep.json.
 """
 
 import argparse
 import json
-import os
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.cluster.test_resume import lines
+from benchmarks.pairs import Cost, cost_of, in_turn
 from tests.conftest import BIN, REPOSITORY, job_environment
 
 WITHOUT = ("--comm.stall_timeout", "0", "--comm.commit_every", "1000000000")
 WITH = ("--comm.commit_every", "50", "--checkpoint.every_updates", "50")
 
 
-def run(folder: Path, options: tuple[str, ...], asked: argparse.Namespace) -> tuple[float, float]:
-    """Updates a second, and CPU seconds in all."""
+def run(asked: argparse.Namespace, folder: Path, options: Sequence[str]) -> Cost:
+    """One training."""
     hosts = folder.parent / "hosts"
     hosts.write_text("localhost:2\n")
     line = [
@@ -42,12 +40,7 @@ def run(folder: Path, options: tuple[str, ...], asked: argparse.Namespace) -> tu
     ]  # fmt: skip
     environment = job_environment(HVD_YOLO_HOSTS=str(hosts))
     environment.pop("HOROVOD_CYCLE_TIME")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(line, check=True, env=environment, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = [line["seconds"] for line in lines(folder) if line["kind"] == "train"]
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return (asked.updates - 10) / (seconds[-1] - seconds[0]), cpu
+    return cost_of(line, folder, environment)
 
 
 def main() -> None:
@@ -58,23 +51,11 @@ def main() -> None:
     parser.add_argument("--data", default="shapes:4000")
     parser.add_argument("--imgsz", type=int, default=320)
     asked = parser.parse_args()
-    pairs = []
     with tempfile.TemporaryDirectory() as root:
-        for number in range(asked.pairs):
-            arms = {"without": WITHOUT, "with": WITH}
-            # The first of a pair may find the machine otherwise than the second.
-            order = sorted(arms, reverse=number % 2 == 0)
-            found = {name: run(Path(root) / f"{number}{name}", arms[name], asked) for name in order}
-            rate = found["with"][0] / found["without"][0]
-            cpu = found["with"][1] / found["without"][1]
-            pairs.append({**found, "rate": rate, "cpu": cpu})
-            print(f"pair {number}: updates/s x {rate:.3f}, CPU seconds x {cpu:.3f}", flush=True)
-    rate = statistics.median(pair["rate"] for pair in pairs)
-    cpu = statistics.median(pair["cpu"] for pair in pairs)
-    print(f"median of {len(pairs)} pairs on {os.cpu_count()} cores: updates/s x {rate:.3f},")
-    print(f"CPU seconds x {cpu:.3f}")
+        pairs = in_turn(partial(run, asked), WITHOUT, WITH, Path(root), asked.pairs)
+    named = [{name: cost._asdict() for name, cost in pair.items()} for pair in pairs]
     file = Path(__file__).with_suffix(".json")
-    file.write_text(json.dumps({**vars(asked), "pairs": pairs}, indent=1) + "\n")
+    file.write_text(json.dumps({**vars(asked), "pairs": named}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
