@@ -24,6 +24,8 @@ ERROR = "hvd_yolo: error:"
 
 # Between two lines of progress where there is no bar.
 _SECONDS_A_LINE = 10.0
+# For rank 0 to tell what all ranks have found, on a host that is busy starting many.
+_SECONDS_TO_SPEAK = 8.0
 
 
 def next_free(stem: str) -> Path:
@@ -77,7 +79,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if error.rank is None and launch.launched_rank() != 0:
             # Rank 0 has the same error and speaks; its exit ends this rank while it waits here. Who
             # is still there afterwards was alone with the error.
-            time.sleep(3)
+            time.sleep(_SECONDS_TO_SPEAK)
         print(f"{ERROR} {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except Stopped as stopped:
