@@ -11,6 +11,7 @@ of CPU seconds, start and plots included; their medians; and writes benchmarks/l
 """
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +43,10 @@ def measure(folder: Path, options: ReportConfig, num_lines: int) -> dict[str, fl
     """Seconds of telling a line in the main thread, and of the CPU, with these loggers."""
     config = flatten(Config(report=options))
     image = torch.randn(256, 256)
-    with Report(folder, True, True, 0, num_lines, "", options, config) as report:
+    with (
+        redirect_stdout(io.StringIO()),
+        Report(folder, True, True, 0, num_lines, "", options, config) as report,
+    ):
         report.watch(lambda: [{"rank": rank, **RANK} for rank in range(16)])
         # The loggers are there: this measures no start.
         time.sleep(20)
@@ -50,7 +55,7 @@ def measure(folder: Path, options: ReportConfig, num_lines: int) -> dict[str, fl
             ended = time.perf_counter() + 0.05
             while time.perf_counter() < ended:
                 image @ image
-            window = Window({"box": 1.0, "cls": 2.0, "dfl": 0.5}, 16, 4e6, 0.01, 0.01)
+            window = Window({"box": 1.0, "cls": 2.0, "dfl": 0.5}, 16, 4e6, 0.01, 0.01, 1)
             began = time.perf_counter()
             report.train(step / 100, step, 0.01, 1.0, window)
             in_main += time.perf_counter() - began

@@ -1,6 +1,7 @@
 """What the training loop reads: data sets out of a cache, the order of their images, batches of
 this rank."""
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,20 +11,52 @@ import numpy as np
 import torch
 from torch import nn
 
-from hvd_yolo.comm import Comm, agree, launch
+from hvd_yolo.comm import Comm, agree, gather_json, launch
 from hvd_yolo.config import Config, LoaderConfig
 from hvd_yolo.data.balance import class_balance, read_image_weights
 from hvd_yolo.data.cache import cache_place, cached, stage_place, staged
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.digest import digest_of_truth
 from hvd_yolo.data.image_files import NETWORK_THREADS
 from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import Batch, evaluation_batches, training_batches
 from hvd_yolo.data.order import Order
+from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.memory import free_on_host
 from hvd_yolo.pace import Pace
 from hvd_yolo.watchdog import marked
+
+
+def told(datasets: dict[str, Dataset | None]) -> dict[str, str]:
+    """What this rank sees of each split, in short."""
+    return {
+        split: f"{len(dataset)} images ({digest_of_truth(dataset).hexdigest()[:12]})"
+        for split, dataset in datasets.items()
+        if dataset is not None
+    }
+
+
+def refuse_different(seen: dict[str, str], data: str, comm: Comm) -> None:
+    """Raises InputError on all ranks where one sees another data set than rank 0; seen: see told().
+
+    Every rank deals the images by itself: of two data sets some images would be left out and others
+    taken twice, and with another number of updates an epoch the ranks would wait for ever.
+    """
+    looks = gather_json(comm, [socket.gethostname(), seen])
+    odd = [rank for rank, (_, found) in enumerate(looks) if found != looks[0][1]]
+    if odd:
+        said = [
+            f"rank {rank} on {looks[rank][0]} sees "
+            + ", ".join(f"{split} {what}" for split, what in looks[rank][1].items())
+            for rank in (0, odd[0])
+        ]
+        raise InputError(
+            f"data {data} is not the same on all hosts: {' but '.join(said)}: other images, "
+            "classes or labels; rsync -a --delete --checksum from one host to the others, or read "
+            "a shared disk"
+        )
 
 
 def kept(

@@ -55,6 +55,8 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._fault: InputError | None = None
         self._crash: Exception | None = None
+        # Of the best evaluation, where there was no room for best.pt.
+        self._missed: tuple[dict[str, Any], Table | None] | None = None
         self._stop = stop
         stop.before_exit = self.wait
 
@@ -75,6 +77,7 @@ class Checkpoints:
             + ["last.pt"]
         )
         self.wait()
+        self._missed = None if best is not None else self._missed
         # An elastic job has the copy already.
         training = state.committed.training if self._comm.is_elastic else copied(state.state_dict())
         content = {
@@ -148,26 +151,32 @@ class Checkpoints:
                 sizes.append(file.stat().st_size)
         return sum(sizes)
 
-    def settle(self) -> None:
+    def settle(self, is_last: bool = False) -> None:
         """Until all is on the disk; every rank calls it. Raises InputError on all of them when the
-        last save failed."""
+        last save failed, if there will be none after it or checkpoint.on_failure is stop."""
         self.wait()
         with agree(self._comm):
-            if self._fault is not None:
+            if self._fault is not None and (is_last or self._options.on_failure == "stop"):
                 raise self._fault
 
     def _write(
         self, content: dict[str, Any], names: list[str], keep: int, best: Table | None
     ) -> None:
         self._fault = None
-        for name in names:
+        jobs = [(name, content, best) for name in names]
+        if self._missed is not None:
+            jobs.insert(0, ("best.pt", *self._missed))
+        for name, training, table in jobs:
             try:
-                checkpoint.save(self._folder / name, content, keep if name == "last.pt" else 1)
+                checkpoint.save(self._folder / name, training, keep if name == "last.pt" else 1)
                 if name == "best.pt":
-                    self._write_table(best)
+                    self._write_table(table)
+                    self._missed = None
             except InputError as error:
                 logger.error("%s", error)
                 self._fault = error
+                if name == "best.pt":
+                    self._missed = training, table
                 if self._options.on_failure == "stop":
                     self._stop.ask("a checkpoint that could not be written")
                 # last.pt would say that what comes before it is written.

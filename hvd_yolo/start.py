@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hvd_yolo import checkpoint, cli
+from hvd_yolo import checkpoint, cli, feed
 from hvd_yolo.autobatch import find_batch_size
 from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, elastic, gather_json, launch
 from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
@@ -40,12 +40,13 @@ _CONNECTED_BY = (
 
 @dataclass
 class Kept:
-    """What a process of an elastic job keeps while ranks come and go. teacher: as read from its
-    file."""
+    """What a process of an elastic job keeps while ranks come and go. seen: what its files held
+    before they were cached; teacher: as read from its file."""
 
     caches: ExitStack
     config: Config | None = None
     sets: tuple[Dataset, Dataset | None] | None = None
+    seen: dict[str, str] | None = None
     is_cached: bool = False
     state: TrainState | None = None
     teacher: dict[str, Any] | None = None
@@ -107,10 +108,12 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     folder = Path(config.output)
     with agree(comm):
         train_set, val_set = kept.sets = kept.sets or _open_data(config)
+        kept.seen = kept.seen or feed.told({"train": train_set, "val": val_set})
         state = new_state(config, len(train_set.names), comm.device)
         if not isinstance(state.model, YOLO):
             try_detector(state.model, config.model, len(train_set.names), config.imgsz)
         metrics_bytes = _restore(state, config, is_resumed, kept) if comm.rank == root else 0
+    feed.refuse_different(kept.seen, config.data, comm)
     # What is lost from here on has its commit still.
     state.committed = kept.committed
     kept.state = state

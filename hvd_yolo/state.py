@@ -73,7 +73,9 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        # Of a run without float16 it is empty, which a scaler refuses.
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         device = next(self.model.parameters()).device
         for name in self._COUNTERS:
             value = state[name]

@@ -18,7 +18,7 @@ from hvd_yolo.pace import Pace
 from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
-from hvd_yolo.tally import Tally, Wishes, next_weights, weight_of, wishes_in
+from hvd_yolo.tally import Tally, Wishes, is_divisor, next_weights, weight_of, wishes_in
 from hvd_yolo.watchdog import pulse_of
 
 
@@ -103,6 +103,7 @@ class Step:
         is_local = sharing == "own"
         if is_local:
             self._rounds.leave(state)
+        share = dealing.images_of_update(state.images_seen) / dealing.images_of_update(0)
         sent_before = self._comm.sent_bytes
         state.optimizer.zero_grad()
         self._image_ids = []
@@ -117,7 +118,7 @@ class Step:
         started = self._now()
         with self._comm.reduced_gradients(state.optimizer, own_sums) as sums:
             self._comm_waited = self._now() - started
-            is_finite = self._step(state, weight_of(sums))
+            is_finite = self._step(state, sums, share)
         state.updates += 1
         state.bad_updates = 0 if is_finite else state.bad_updates + 1
         if not is_finite:
@@ -125,10 +126,10 @@ class Step:
         self.wishes = Wishes()
         if is_local:
             started = time.monotonic()
-            self._end_local(state, sums)
+            self._end_local(state, sums, share)
             self._comm_waited = time.monotonic() - started
         else:
-            state.loss_weights = next_weights(state, sums)
+            state.loss_weights = next_weights(state, sums, share)
             self.wishes = wishes_in(sums)
             self.tally.take_in(state, sums)
         state.images_seen += dealing.images_of_update(state.images_seen)
@@ -152,26 +153,28 @@ class Step:
         if not (self._config.train.sync_bn or self._config.train.freeze_bn):
             batch_norm.average_statistics([state.model, state.ema.module], self._comm)
 
-    def _step(self, state: TrainState, weight: Tensor) -> bool:
+    def _step(self, state: TrainState, sums: Tensor, share: float) -> bool:
         """Unscales, corrects the divisor to the update's own, clips and steps, unless a gradient is
-        not finite, which it returns."""
-        last, weight = state.loss_weights[0], weight.clamp(min=1.0)
-        weight = torch.where(weight.isfinite(), weight, last)
+        not finite, which it returns. share: see next_weights."""
+        last, weight = state.loss_weights[0], weight_of(sums)
+        weight = torch.where(is_divisor(weight), weight, last)
         state.scaler.unscale_(state.optimizer)
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, last / weight)
         self.grad_norm = torch.nn.utils.clip_grad_norm_(
             state.model.parameters(), self._config.optim.clip_norm or float("inf")
         )
+        is_finite = bool(self.grad_norm.isfinite())
+        # The scaler has looked for itself in unscale_(); a norm may overflow beyond what it finds.
+        if is_finite:
+            state.scaler.step(state.optimizer)
         is_lossy = self._config.comm.is_lossy
         scale = state.scaler.get_scale() if is_lossy else 1.0
-        is_finite = bool(self.grad_norm.isfinite())
-        # The scaler looks for itself, and must be told of both.
-        if is_finite or state.scaler.is_enabled():
-            state.scaler.step(state.optimizer)
         state.scaler.update()
         if is_lossy:
-            self._comm.rescale_unsent(last / weight * (state.scaler.get_scale() / scale))
+            # What is kept goes with the next update, in its divisor and scale.
+            divisor = next_weights(state, sums, share)[0]
+            self._comm.rescale_unsent(last / divisor * (state.scaler.get_scale() / scale))
         return is_finite
 
     def _leave_out(self, state: TrainState, own: list[Losses], is_local: bool) -> None:
@@ -199,7 +202,7 @@ class Step:
         if state.bad_updates > most:
             many = f"{state.bad_updates} updates in a row were left out, train.max_bad_updates is"
             if is_local:
-                self._stop.ask(f"{many} {most}")
+                self._stop.fault = f"{many} {most}"
                 return
             if self._config.train.on_divergence == "rollback":
                 self.diverged = f"{many} {most}"
@@ -209,13 +212,13 @@ class Step:
                 "--train.amp none may help; weights and last checkpoint are those of before"
             )
 
-    def _end_local(self, state: TrainState, sums: Tensor) -> None:
+    def _end_local(self, state: TrainState, sums: Tensor, share: float) -> None:
         """Puts the ranks together where a round ends; divisors are shared there too, and before
-        they are known."""
+        they are known. share: see next_weights."""
         is_round_over = state.updates % self._config.comm.sync_every == 0
         if is_round_over or len(state.loss_weights) == 1:
             shared = self._comm.sum(sums)
-            state.loss_weights = next_weights(state, shared)
+            state.loss_weights = next_weights(state, shared, share)
             self.wishes = wishes_in(shared)
         sent = self._rounds.meet(state) if is_round_over else 0
         self.tally.keep_own(sums, sent)

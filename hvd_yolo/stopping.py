@@ -41,6 +41,8 @@ class StopRequest:
         self.max_hours = 0.0
         self._started = time.monotonic()
         self._wish = ""
+        # Why this rank cannot go on; a stop that is no request, and not to be started again.
+        self.fault = ""
         self._asked_by = ""
         self._asked_at = 0.0
         self._is_deferred = False
@@ -58,7 +60,7 @@ class StopRequest:
         nobody did."""
         if self.max_hours and time.monotonic() - self._started > 3600 * self.max_hours:
             return self._asked_by or f"--max_hours {self.max_hours:g}"
-        return self._asked_by or self._wish
+        return self._asked_by or self._wish or self.fault
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

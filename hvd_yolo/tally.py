@@ -32,7 +32,7 @@ class Window(NamedTuple):
 
     losses: means by term; images: over all ranks; sent_bytes: of gradients or weights, by a rank in
     an update, without those of a checkpoint; data_wait and comm_wait: seconds a rank waited for
-    images and for the other ranks, means over ranks.
+    images and for the other ranks, means over ranks; updates: how many.
     """
 
     losses: dict[str, float]
@@ -40,6 +40,7 @@ class Window(NamedTuple):
     sent_bytes: float
     data_wait: float
     comm_wait: float
+    updates: float
 
 
 class Tally:
@@ -131,7 +132,8 @@ class Tally:
             for name, value, weight in zip(names, values, weights, strict=True)
         }
         sent_bytes = sums[_SENT] / sums[_UPDATES]
-        return Window(losses, sums[_IMAGES], sent_bytes, data_wait, comm_wait)
+        updates = sums[_UPDATES] / self._comm.size
+        return Window(losses, sums[_IMAGES], sent_bytes, data_wait, comm_wait, updates)
 
     def check_unreadable(self, state: TrainState) -> None:
         """Raises InputError when too many images of the epoch could not be read."""
@@ -153,12 +155,19 @@ def wishes_in(sums: Tensor) -> Wishes:
     return Wishes(*(sums[_WISHES] > 0).tolist())
 
 
-def next_weights(state: TrainState, sums: Tensor) -> Tensor:
-    """The divisor of the losses and of each term, from an update's sums; where it has none, as
-    without an object, those of before."""
+def next_weights(state: TrainState, sums: Tensor, share: float) -> Tensor:
+    """The divisor of the losses and of each term by which the next update is scaled, from the sums
+    of one that had `share` of the images of most; where it has none, as without an object, those of
+    before. Of all images: after the short update at the end of an epoch the loss of the next would
+    else be many times as large as ever, which float16 cannot hold."""
     names = state.term_names or []
     found = torch.cat((sums[_WEIGHT : _WEIGHT + 1], sums[_TERMS + len(names) :]))
-    return torch.where(found.isfinite() & (found >= 1.0), found, state.loss_weights)
+    return torch.where(is_divisor(found), found / share, state.loss_weights)
+
+
+def is_divisor(weights: Tensor) -> Tensor:
+    """Which of them can divide a loss: an update without objects has none."""
+    return weights.isfinite() & (weights >= 1.0)
 
 
 def _added(total: Tensor | None, sums: Tensor) -> Tensor:

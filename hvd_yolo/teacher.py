@@ -14,6 +14,7 @@ from hvd_yolo.config import Config
 from hvd_yolo.data import different_names
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO
+from hvd_yolo.models.anchor_head import AnchorHead
 from hvd_yolo.models.distillation import Distillation
 from hvd_yolo.precision import inference_dtype
 from hvd_yolo.weights.trained import from_content
@@ -66,7 +67,7 @@ def learn_from(
                 "take a built-in model, or leave teacher out"
             )
     dtype = getattr(torch, content["dtype"])
-    taught = Distillation(trained.model.to(device, dtype), config.distill)
+    taught = Distillation(_rounded(trained.model.to(device), dtype), config.distill)
     try:
         taught.try_on(student)
     except InputError as error:
@@ -75,6 +76,16 @@ def learn_from(
         ) from error
     logger.info("teacher %s: %s in %s", config.teacher, trained.config.model, dtype)
     return taught
+
+
+def _rounded(model: YOLO, dtype: torch.dtype) -> YOLO:
+    """The model in that precision, but for its anchors: boxes are computed from them, in full."""
+    head = model.head
+    anchors = head.anchors if isinstance(head, AnchorHead) else None
+    model.to(dtype)
+    if anchors is not None:
+        head.anchors = anchors
+    return model
 
 
 def _copy_in(folder: Path) -> Path:

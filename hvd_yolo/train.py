@@ -13,7 +13,7 @@ from hvd_yolo import cli, feed, patience
 from hvd_yolo.comm import Comm, agree, elastic, gather_json, launch
 from hvd_yolo.config import Config, flatten
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.errors import Stopped
+from hvd_yolo.errors import InputError, Stopped
 from hvd_yolo.models import largest_stride
 from hvd_yolo.models.losses import LossesOf, own_losses
 from hvd_yolo.pace import Pace, make_pace
@@ -70,7 +70,7 @@ def fit(
             is_best = patience.is_best(state, found.metrics, config.eval)
             checkpoints.save(state, found.table if is_best else None)
         if pace.is_over(state.epoch, state.updates) or patience.is_lost(state, config.eval):
-            checkpoints.settle()
+            checkpoints.settle(is_last=True)
             return state
 
         rate = step.update(state, batches)
@@ -89,7 +89,7 @@ def fit(
         elif due.commit:
             state.commit(comm, report.metrics_bytes)
         if step.wishes.stop or step.wishes.regroup:
-            checkpoints.settle()
+            checkpoints.settle(is_last=step.wishes.stop)
             _leave(stop, comm, report, state.updates)
 
 
@@ -117,7 +117,15 @@ def _due(state: TrainState, config: Config, comm: Comm, pace: Pace, wishes: Wish
 
 
 def _leave(stop: StopRequest, comm: Comm, report: Report, updates: int) -> NoReturn:
-    """Raises Stopped on all ranks, which have saved, or else HostsChanged."""
+    """Raises Stopped on all ranks, which have saved, or else HostsChanged; InputError where the
+    reason is a fault."""
+    faults = [(rank, fault) for rank, fault in enumerate(gather_json(comm, stop.fault)) if fault]
+    if faults:
+        rank, fault = faults[0]
+        raise InputError(
+            f"rank {rank}: {fault}; a lower optim.lr, a longer optim.warmup_epochs or --train.amp "
+            "none may help"
+        )
     asked = [(rank, reason) for rank, reason in enumerate(gather_json(comm, stop.reason)) if reason]
     if not asked:
         raise elastic.HostsChanged

@@ -19,7 +19,7 @@ def line(report, step, share, comm_share=0.0):
     other ranks."""
     report._line_started -= 10.0
     waits = (10.0 * share, 10.0 * comm_share)
-    report.train(0.5, step, 0.01, 1.0, Window({"box": 1.0}, 16, 4e6, *waits))
+    report.train(0.5, step, 0.01, 1.0, Window({"box": 1.0}, 16, 4e6, *waits, 10))
 
 
 def test_waiting_for_images_is_told_once_and_not_of_the_start(report, capsys, tmp_path):

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from hvd_yolo.data import open_splits
-from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.digest import digest_of_truth
 from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.doctor.disks import NETWORK, file_system
 from hvd_yolo.doctor.facts import Facts
@@ -53,7 +53,7 @@ def look(data: str) -> Look:
     found = Look(splits={split: len(dataset) for split, dataset in datasets.items()})
     times: list[float] = []
     for split, dataset in datasets.items():
-        total = _digest_of_truth(dataset)
+        total = digest_of_truth(dataset)
         if isinstance(dataset, ImageFiles):
             found.file_system = file_system(Path(str(dataset.files[0])))
             found.unreadable = found.unreadable or _read(dataset, total, times)
@@ -120,20 +120,6 @@ def _speed(facts: list[Facts], looks: dict[int, Look], is_kept: bool) -> Iterato
             f"the images lie on a network file system ({looks[remote[0]].file_system})",
             "--loader.stage FOLDER on a local disk, or --loader.cache disk",
         )  # fmt: skip
-
-
-def _digest_of_truth(dataset: Dataset) -> "hashlib._Hash":
-    """Of the classes, and of names and annotations of all images, or what decides the drawn
-    ones."""
-    total = hashlib.sha256(repr((dataset.names, dataset.category_ids)).encode())
-    if isinstance(dataset, ImageFiles):
-        names = [os.path.basename(file) for file in dataset.files.tolist()]
-        total.update(repr(names).encode())
-        for rows in (dataset.ids, dataset.offsets, dataset.boxes, dataset.labels, dataset.is_crowd):
-            total.update(np.ascontiguousarray(rows).tobytes())
-    else:
-        total.update(dataset.fingerprint())
-    return total
 
 
 def _read(dataset: ImageFiles, total: "hashlib._Hash", times: list[float]) -> str:

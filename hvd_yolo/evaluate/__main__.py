@@ -13,6 +13,7 @@ from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate, results_json
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS
+from hvd_yolo.feed import refuse_different, told
 from hvd_yolo.models.ensemble import Ensemble
 from hvd_yolo.weights.trained import open_ensemble
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
         dataset = open_dataset(config.data or trained.config.data, config.split)
         if dataset.names != trained.names:
             raise InputError(different_names("the data", dataset.names, trained.names))
+    refuse_different(told({config.split: dataset}), config.data or trained.config.data, comm)
     if isinstance(trained.model, Ensemble):
         # Fused detections have no loss.
         config.eval.loss = False

@@ -21,7 +21,8 @@ class Losses:
     ranks and micro-batches before it divides, so how the images were dealt changes nothing. A term
     with a divisor of its own is divided by the one of the update before, for the gradients of all
     terms are one sum when this update's divisors are known; that sum is multiplied by the last main
-    divisor over this one, so such a term weighs more where there are few objects.
+    divisor over this one, so such a term weighs more where there are few objects. An update with
+    none at all, a weight below 1, is divided by those of the update before.
     """
 
     terms: dict[str, Tensor]

@@ -116,15 +116,18 @@ class Report:
         elapsed, self._line_started = now - self._line_started, now
         if not self._is_main:
             return
+        made = max(1, step - max(self._last_step, 0))
+        # The first line after a restart tells of updates that were made before it, too.
+        images_per_s = window.images * min(1.0, made / window.updates) / elapsed
         line = {
             "kind": "train", "epoch": epoch, "step": step, "images": round(window.images), "lr": lr,
             "loss": sum(window.losses.values()), "losses": window.losses, "grad_norm": grad_norm,
-            "sent_bytes": window.sent_bytes, "images_per_s": window.images / elapsed,
+            "sent_bytes": window.sent_bytes, "images_per_s": images_per_s,
             "data_wait": window.data_wait / elapsed, "comm_wait": window.comm_wait / elapsed,
             "seconds": now - self._started, "time": time.time(),
         }  # fmt: skip
         self._write(line)
-        seconds_per_update = elapsed / max(1, step - max(self._last_step, 0))
+        seconds_per_update = elapsed / made
         self._console.train(line, seconds_per_update)
         if self._lives is not None:
             ranks = [{key: rank[key] for key in COUNTS} for rank in self._lives()]

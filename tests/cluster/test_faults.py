@@ -261,12 +261,15 @@ def test_a_disk_that_is_full(tmp_path, choice, code, launcher):
         pytest.skip("needs root, to mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", disk], check=True)
     try:
         options = (
             "--checkpoint.every_updates", "3", "--checkpoint.on_failure", choice, "--max_updates",
             "14", "--epochs", "1000", "--checkpoint.keep", "1",
         )  # fmt: skip
+        if choice == "go_on":
+            # One of them, after the eighth update, while there is no room.
+            options += ("--eval.every", "1")
         job = faulty(disk / "run", "full disk", 0, launcher, *options)
         told, _ = job.communicate(timeout=120)
         saved = checkpoint.load(disk / "run" / "checkpoints" / "last.pt")["training"]

@@ -56,7 +56,7 @@ def tell(report, first, last):
     fourth."""
     for step in range(first, last + 1):
         grad_norm = math.inf if step == 3 else 1 / step
-        window = Window({"box": 1 / step, "cls": 0.1 * step}, 8, 4e6, 0.0, 0.0)
+        window = Window({"box": 1 / step, "cls": 0.1 * step}, 8, 4e6, 0.0, 0.0, 1)
         report.train(step / 4, step, 0.01 / step, grad_norm, window)
         if step % 4 == 0:
             found = {
