@@ -72,11 +72,12 @@ def told(num_lines: int) -> dict[str, dict[str, float]]:
         for name, rows in found.items():
             with tempfile.TemporaryDirectory() as made:
                 folder = Path(made)
-                options = ReportConfig(csv=False)
+                options = ReportConfig(csv=False, plots=False)
                 if name == "with all":
                     options = ReportConfig(
                         sqlite=f"{folder}/runs.db", tensorboard=True, wandb="detectors",
                         mlflow=f"sqlite:///{folder}/mlflow.db", openmetrics=f"{folder}/run.prom",
+                        plots=False,
                     )  # fmt: skip
                 rows.append(measure(folder, options, num_lines))
     table = {

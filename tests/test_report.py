@@ -57,3 +57,13 @@ def test_a_cache_that_is_there_is_not_recommended():
     assert "cache" in slow_data_remedy("none", 0)
     assert "cache" not in slow_data_remedy("ram", 0)
     assert "--workers 1 or more (now 0 a rank)" in slow_data_remedy("ram", 0)
+
+
+def test_the_first_line_after_a_restart_counts_its_own_updates_alone(report, tmp_path):
+    """The window, of ten updates, had nine before the restart."""
+    report.resumed_at(19)
+    line(report, 20, 0.0)
+    line(report, 30, 0.0)
+    texts = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(text)["images_per_s"] for text in texts]
+    assert rates == pytest.approx([0.16, 1.6], rel=0.05)

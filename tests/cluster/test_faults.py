@@ -112,6 +112,16 @@ def test_a_loss_that_is_no_number_is_left_out_and_named(tmp_path, launcher):
 
 
 @needs_mpi
+def test_local_updates_that_are_no_numbers_for_ever_are_an_error_on_all_ranks(tmp_path):
+    """And no stop on request, after which a job is started again."""
+    options = ("--train.max_bad_updates", "2", "--comm.sync_every", "2", "--comm.warmup", "0")
+    job = faulty(tmp_path / "run", "nan for ever", 1, "mpirun", *options)
+    told, _ = job.communicate(timeout=120)
+    assert job.returncode == 2, told
+    assert "hvd_yolo: error: rank 1: 3 updates in a row were left out" in told
+
+
+@needs_mpi
 def test_losses_that_are_no_numbers_for_ever_stop_the_run(tmp_path):
     folder = tmp_path / "run"
     options = ("--train.max_bad_updates", "2", "--checkpoint.every_updates", "1")
