@@ -52,11 +52,19 @@ class TorchComm:
         # of gradients and SyncBatchNorm may.
         self._is_eager = on_cpu or not latency_bound
         dist.init_process_group(engine)
-        atexit.register(dist.destroy_process_group)
+        atexit.register(self._end)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cpu")
         self.own_cpus = 1
         self._engine = _Engine(self.size)
+
+    def _end(self) -> None:
+        """Gloo's threads end with the last reference to their group. Those that live into the end
+        of the interpreter, with a tensor of the last sum in hand, abort the process. Where a sum is
+        still under way, at the end of a rank that failed, they would be waited for in vain."""
+        if not self._engine.num_under_way:
+            self._engine.group = None
+        dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:
@@ -145,32 +153,38 @@ class _Engine:
     def __init__(self, size: int) -> None:
         self.size = size
         self.sent_bytes = 0
-        self._group = dist.new_group()
+        self.num_under_way = 0
+        self.group = dist.new_group()
 
     def start_sum(self, tensor: Tensor, name: str) -> Wait:
         """dist.all_reduce."""
         self.sent_bytes += round(traffic.sum_bytes(tensor.nbytes, self.size))
-        return partial(_finished, dist.all_reduce(tensor, group=self._group, async_op=True), tensor)
+        work = dist.all_reduce(tensor, group=self.group, async_op=True)
+        return self._begun(work, tensor)
 
     def start_gather(self, tensor: Tensor, name: str) -> Wait:
         """dist.all_gather_into_tensor, of bytes: Gloo does not know every type."""
         self.sent_bytes += round(traffic.gather_bytes(tensor.nbytes, self.size))
         joined = tensor.new_empty(self.size * len(tensor))
         work = dist.all_gather_into_tensor(
-            joined.view(torch.uint8), tensor.view(torch.uint8), group=self._group, async_op=True
+            joined.view(torch.uint8), tensor.view(torch.uint8), group=self.group, async_op=True
         )
-        return partial(_finished, work, joined.view(self.size, -1))
+        return self._begun(work, joined.view(self.size, -1))
 
     def start_exchange(self, tensor: Tensor, name: str) -> Wait:
         """dist.all_to_all_single, of bytes."""
         self.sent_bytes += round(traffic.exchange_bytes(tensor.nbytes, self.size))
         parts = torch.empty_like(tensor)
         work = dist.all_to_all_single(
-            parts.view(torch.uint8), tensor.view(torch.uint8), group=self._group, async_op=True
+            parts.view(torch.uint8), tensor.view(torch.uint8), group=self.group, async_op=True
         )
-        return partial(_finished, work, parts.view(self.size, -1))
+        return self._begun(work, parts.view(self.size, -1))
 
+    def _begun(self, work: dist.Work, result: Tensor) -> Wait:
+        self.num_under_way += 1
+        return partial(self._finished, work, result)
 
-def _finished(work: dist.Work, result: Tensor) -> Tensor:
-    work.wait()
-    return result
+    def _finished(self, work: dist.Work, result: Tensor) -> Tensor:
+        work.wait()
+        self.num_under_way -= 1
+        return result

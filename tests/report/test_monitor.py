@@ -42,6 +42,7 @@ def test_a_run_that_lives_and_one_that_has_ended(tmp_path):
         report.watch(lives)
         tell(report, 1, 9)
         wait_for((tmp_path / "ranks.json").is_file)
+        wait_for((tmp_path / "ranks.jsonl").is_file)
         wait_for(lambda: (tmp_path / "ranks.jsonl").read_text().count("\n") == 9)
         _, text = table(tmp_path)
         assert text.startswith(f"{tmp_path}: alive\nepoch 2.25  update 9/20  loss 1.011  lr ")
