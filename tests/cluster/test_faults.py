@@ -118,7 +118,8 @@ def test_local_updates_that_are_no_numbers_for_ever_are_an_error_on_all_ranks(tm
     job = faulty(tmp_path / "run", "nan for ever", 1, "mpirun", *options)
     told, _ = job.communicate(timeout=120)
     assert job.returncode == 2, told
-    assert "hvd_yolo: error: rank 1: 3 updates in a row were left out" in told
+    # Three, and those to the end of the round in which the ranks tell each other.
+    assert re.search(r"hvd_yolo: error: rank 1: [345] updates in a row were left out", told), told
 
 
 @needs_mpi

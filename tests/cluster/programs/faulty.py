@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def another_shape(comm):
 
 
 def fill_disk(_):
-    """All that is free beside the run, until update 10."""
+    """All that is free beside the run and what it is writing, until update 10."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
     (FOLDER / "filler").write_bytes(bytes(shutil.disk_usage(FOLDER).free - (1 << 20)))
 
 
