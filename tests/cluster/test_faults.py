@@ -40,7 +40,10 @@ def faulty(folder, fault, rank, launcher, *options):
     ("launcher", "fault", "rank", "kind", "said"),
     [
         ("mpirun", "stop", 1, "silent", "rank 1 on {host} has given no sign of life for"),
-        ("gloo", "stop", 1, "silent", "rank 1 on {host} has given no sign of life for"),
+        pytest.param(
+            *("gloo", "stop", 1, "silent", "rank 1 on {host} has given no sign of life for"),
+            marks=LONG,
+        ),
         ("mpirun", "sleep", 1, "late", "rank 1 on {host} has been in"),
         ("gloo", "sleep", 0, "late", "rank 0 on {host} has been in"),
         ("mpirun", "skip", 1, "different", "rank 1 on {host} waits in the sum of gradients"),

@@ -59,9 +59,8 @@ RATES = {"yolov5n": "1e-3", "yolov10n": "1e-4", "yolo11n": "1e-4", "yolox-nano":
 
 
 @needs_mpi
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "yolov10n" else LONG) for name in RATES]
-)
+@LONG
+@pytest.mark.parametrize("name", RATES)
 def test_every_family_on_1_and_3_ranks(tmp_path, name):
     """Without clipping, which would hide a wrong divisor."""
     options = ("--model", name, "--global_batch", "7", "--train.sync_bn", "true")
@@ -81,10 +80,11 @@ def test_13_images_with_adamw(tmp_path):
     check(tmp_path, (3,), options, bound=1e-6)
 
 
+@LONG
 @needs_mpi
 @pytest.mark.parametrize(
     ("name", "rate", "bound"),
-    [pytest.param("lars", "0.1", 1e-9, marks=LONG), ("lamb", "1e-3", 1e-6)],
+    [("lars", "0.1", 1e-9), ("lamb", "1e-3", 1e-6)],
 )
 def test_13_images_with_layer_wise_rates(tmp_path, name, rate, bound):
     """LAMB magnifies rounding errors as AdamW does."""
@@ -102,7 +102,7 @@ def test_a_rank_without_images_with_sync_bn(tmp_path):
     ("student", "teacher", "global_batch", "sizes"),
     [
         ("yolov8n", "yolo11n", "7", (3,)),
-        ("yolov8n", "yolov8n", "2", (3,)),
+        pytest.param("yolov8n", "yolov8n", "2", (3,), marks=LONG),
         pytest.param("yolo11n", "yolov8n", "7", (2,), marks=LONG),
         pytest.param("yolov10n", "yolov10n", "7", (3,), marks=LONG),
         pytest.param("yolox-nano", "yolov8n", "7", (3,), marks=LONG),
