@@ -111,8 +111,7 @@ def trained(asked: argparse.Namespace) -> list[dict[str, dict[str, float]]]:
             "--report.mlflow", f"sqlite:///{root}/mlflow.db",
             "--report.openmetrics", f"{root}/run.prom",
         )  # fmt: skip
-        pairs = in_turn(partial(train, asked), without, with_all, root, asked.pairs)
-    return [{name: cost._asdict() for name, cost in pair.items()} for pair in pairs]
+        return in_turn(partial(train, asked), without, with_all, root, asked.pairs)
 
 
 def main() -> None:

@@ -41,9 +41,9 @@ def in_turn(
     others: Sequence[str],
     root: Path,
     num_pairs: int,
-) -> list[dict[str, Cost]]:
-    """Pairs of run(folder, options), with the options `without` and `others`. Prints the ratios of
-    each pair, and their medians."""
+) -> list[dict[str, dict[str, float]]]:
+    """Pairs of run(folder, options), with the options `without` and `others`, as JSON holds them.
+    Prints the ratios of each pair, and their medians."""
     pairs = []
     for number in range(num_pairs):
         arms = {"without": without, "with": others}
@@ -52,7 +52,7 @@ def in_turn(
         pairs.append({name: run(root / f"{number}{name}", arms[name]) for name in order})
         print(f"pair {number}: {_ratios(pairs[-1:])}", flush=True)
     print(f"median of {num_pairs} pairs on {os.cpu_count()} cores: {_ratios(pairs)}")
-    return pairs
+    return [{name: cost._asdict() for name, cost in pair.items()} for pair in pairs]
 
 
 def _ratios(pairs: Sequence[dict[str, Cost]]) -> str:

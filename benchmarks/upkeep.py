@@ -53,9 +53,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         pairs = in_turn(partial(run, asked), WITHOUT, WITH, Path(root), asked.pairs)
-    named = [{name: cost._asdict() for name, cost in pair.items()} for pair in pairs]
     file = Path(__file__).with_suffix(".json")
-    file.write_text(json.dumps({**vars(asked), "pairs": named}, indent=1) + "\n")
+    file.write_text(json.dumps({**vars(asked), "pairs": pairs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """What is told to the user in one message with exit code 2: a fault in the config, the data or the
 launch."""
 
+# Of a run whose losses are no numbers any more.
+AGAINST_DIVERGENCE = "a lower optim.lr, a longer optim.warmup_epochs or --train.amp none may help"
+
 
 class InputError(Exception):
     """Something the user gave cannot be used; the text names it and says what to do.

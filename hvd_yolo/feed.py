@@ -17,7 +17,7 @@ from hvd_yolo.data.balance import class_balance, read_image_weights
 from hvd_yolo.data.cache import cache_place, cached, stage_place, staged
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.decoding import UnreadableImage
-from hvd_yolo.data.digest import digest_of_truth
+from hvd_yolo.data.digest import MAKE_ALIKE, digest_of_truth
 from hvd_yolo.data.image_files import NETWORK_THREADS
 from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import Batch, evaluation_batches, training_batches
@@ -54,8 +54,7 @@ def refuse_different(seen: dict[str, str], data: str, comm: Comm) -> None:
         ]
         raise InputError(
             f"data {data} is not the same on all hosts: {' but '.join(said)}: other images, "
-            "classes or labels; rsync -a --delete --checksum from one host to the others, or read "
-            "a shared disk"
+            f"classes or labels; {MAKE_ALIKE}"
         )
 
 

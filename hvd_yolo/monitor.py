@@ -45,6 +45,7 @@ class Monitor:
         self._ranks: deque[_Line] = deque(maxlen=_LINES + 1)
         self._last: dict[str, _Line] = {}
         self._evals: list[_Line] = []
+        self._metric = ""
         self._now: _Line = {}
         self._changed: float | None = None
 
@@ -57,6 +58,8 @@ class Monitor:
             self._last[line["kind"]] = line
             if line["kind"] == "eval":
                 self._evals.append(line)
+        if any(line["kind"] == "eval" for line in lines):
+            self._metric = metric_of(self._folder)
         is_cut, lines = self._counts.new()
         if is_cut:
             self._ranks.clear()
@@ -126,8 +129,8 @@ class Monitor:
 
     def _scores(self) -> str:
         """The last evaluation and the best, by what the run calls best."""
-        metric = metric_of(self._folder)
-        last, best = self._evals[-1], best_by(metric, self._evals)
+        metric, last = self._metric, self._evals[-1]
+        best = best_by(metric, self._evals)
         text = f"{metric} {number(last.get(metric)):.4f} at epoch {last['epoch']:.2f}"
         if best is None:
             return text

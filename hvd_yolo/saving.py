@@ -10,7 +10,7 @@ from hvd_yolo import checkpoint
 from hvd_yolo.comm import Comm, agree
 from hvd_yolo.config import Config, to_yaml
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.errors import InputError
+from hvd_yolo.errors import AGAINST_DIVERGENCE, InputError
 from hvd_yolo.evaluate import Table
 from hvd_yolo.evaluate.keeping import packed
 from hvd_yolo.report import Report
@@ -77,7 +77,8 @@ class Checkpoints:
             + ["last.pt"]
         )
         self.wait()
-        self._missed = None if best is not None else self._missed
+        if best is not None:
+            self._missed = None
         # An elastic job has the copy already.
         training = state.committed.training if self._comm.is_elastic else copied(state.state_dict())
         content = {
@@ -101,8 +102,7 @@ class Checkpoints:
         there is none, or it was done three times before."""
         if state.rollbacks == _MOST_ROLLBACKS:
             raise InputError(
-                f"{reason}, and the run has gone back {_MOST_ROLLBACKS} times: a lower optim.lr, a "
-                "longer optim.warmup_epochs or --train.amp none may help"
+                f"{reason}, and the run has gone back {_MOST_ROLLBACKS} times: {AGAINST_DIVERGENCE}"
             )
         self.settle()
         with agree(self._comm):
@@ -166,9 +166,9 @@ class Checkpoints:
         jobs = [(name, content, best) for name in names]
         if self._missed is not None:
             jobs.insert(0, ("best.pt", *self._missed))
-        for name, training, table in jobs:
+        for name, saved, table in jobs:
             try:
-                checkpoint.save(self._folder / name, training, keep if name == "last.pt" else 1)
+                checkpoint.save(self._folder / name, saved, keep if name == "last.pt" else 1)
                 if name == "best.pt":
                     self._write_table(table)
                     self._missed = None
@@ -176,7 +176,7 @@ class Checkpoints:
                 logger.error("%s", error)
                 self._fault = error
                 if name == "best.pt":
-                    self._missed = training, table
+                    self._missed = saved, table
                 if self._options.on_failure == "stop":
                     self._stop.ask("a checkpoint that could not be written")
                 # last.pt would say that what comes before it is written.

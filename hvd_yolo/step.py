@@ -10,7 +10,7 @@ from torch import Tensor
 from hvd_yolo.comm import Comm, batch_norm, gather_json, log
 from hvd_yolo.config import Config
 from hvd_yolo.data.loader import Batch
-from hvd_yolo.errors import InputError
+from hvd_yolo.errors import AGAINST_DIVERGENCE, InputError
 from hvd_yolo.local_sgd import LocalRounds
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import Losses, LossesOf, as_losses
@@ -202,14 +202,14 @@ class Step:
         if state.bad_updates > most:
             many = f"{state.bad_updates} updates in a row were left out, train.max_bad_updates is"
             if is_local:
-                self._stop.fault = f"{many} {most}"
+                self._stop.fault = f"{many} {most}; {AGAINST_DIVERGENCE}"
                 return
             if self._config.train.on_divergence == "rollback":
                 self.diverged = f"{many} {most}"
                 return
             raise InputError(
-                f"{many} {most}: {message}; a lower optim.lr, a longer optim.warmup_epochs or "
-                "--train.amp none may help; weights and last checkpoint are those of before"
+                f"{many} {most}: {message}; {AGAINST_DIVERGENCE}; weights and last checkpoint are "
+                "those of before"
             )
 
     def _end_local(self, state: TrainState, sums: Tensor, share: float) -> None:

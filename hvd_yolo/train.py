@@ -119,14 +119,11 @@ def _due(state: TrainState, config: Config, comm: Comm, pace: Pace, wishes: Wish
 def _leave(stop: StopRequest, comm: Comm, report: Report, updates: int) -> NoReturn:
     """Raises Stopped on all ranks, which have saved, or else HostsChanged; InputError where the
     reason is a fault."""
-    faults = [(rank, fault) for rank, fault in enumerate(gather_json(comm, stop.fault)) if fault]
-    if faults:
-        rank, fault = faults[0]
-        raise InputError(
-            f"rank {rank}: {fault}; a lower optim.lr, a longer optim.warmup_epochs or --train.amp "
-            "none may help"
-        )
-    asked = [(rank, reason) for rank, reason in enumerate(gather_json(comm, stop.reason)) if reason]
+    told = gather_json(comm, [stop.reason, stop.fault])
+    for rank, (_, fault) in enumerate(told):
+        if fault:
+            raise InputError(f"rank {rank}: {fault}")
+    asked = [(rank, reason) for rank, (reason, _) in enumerate(told) if reason]
     if not asked:
         raise elastic.HostsChanged
     rank, reason = asked[0]

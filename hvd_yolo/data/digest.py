@@ -8,6 +8,9 @@ import numpy as np
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.image_files import ImageFiles
 
+# What to do where they do not.
+MAKE_ALIKE = "rsync -a --delete --checksum from one host to the others, or read a shared disk"
+
 
 def digest_of_truth(dataset: Dataset) -> "hashlib._Hash":
     """Of the classes, and of names and annotations of all images, or what decides the drawn ones;

@@ -13,7 +13,7 @@ import numpy as np
 
 from hvd_yolo.data import open_splits
 from hvd_yolo.data.decoding import UnreadableImage
-from hvd_yolo.data.digest import digest_of_truth
+from hvd_yolo.data.digest import MAKE_ALIKE, digest_of_truth
 from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.doctor.disks import NETWORK, file_system
 from hvd_yolo.doctor.facts import Facts
@@ -83,7 +83,7 @@ def judge(facts: list[Facts], looks: dict[int, Look], is_kept: bool) -> Iterator
         yield on(
             [facts[rank] for rank in odd], "error", "data-differs",
             f"{_told(facts, opened)}: other images, lengths or labels",
-            "rsync -a --delete --checksum from one host to the others, or read a shared disk",
+            MAKE_ALIKE,
         )  # fmt: skip
     yield from _speed(facts, opened, is_kept)
 
