@@ -110,9 +110,9 @@ def _read(
             x, y, w, h = annotation["bbox"]
             where = f"annotations[{number}]"
             if w <= 0 or h <= 0:
-                rows.fault("without area, not trained on", where)
+                rows.problems.add("boxes without area, not trained on", where)
             elif x < 0 or y < 0 or x + w > image["width"] or y + h > image["height"]:
-                rows.fault("partly outside the image, clipped in training", where)
+                rows.problems.add("boxes partly outside the image, clipped in training", where)
             label = label_of_id[annotation["category_id"]]
             is_crowd = bool(annotation.get("iscrowd", 0))
             rows.add((x, y, x + w, y + h), label, annotation.get("area", w * h), is_crowd)

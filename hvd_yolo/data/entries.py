@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from hvd_yolo.data.dataset import Annotations, Dataset
 from hvd_yolo.data.image_files import ImageFiles
+from hvd_yolo.data.image_folders import IMAGE_SUFFIXES
 from hvd_yolo.data.survey import Survey
-from hvd_yolo.data.yolo_txt import IMAGE_SUFFIXES
 
 
 class Entry(NamedTuple):

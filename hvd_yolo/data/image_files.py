@@ -1,8 +1,6 @@
 """The data set that lives in image files, and what the readers of its formats fill it with."""
 
-import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,8 +11,7 @@ import numpy as np
 
 from hvd_yolo.data.dataset import WHOLE, Annotations
 from hvd_yolo.data.decoding import Scaled, UnreadableImage, open_image, read_file
-
-logger = logging.getLogger(__name__)
+from hvd_yolo.data.problems import Problem, ProblemLog, log_problems
 
 # A network file system answers many questions at once as fast as one.
 NETWORK_THREADS = 16
@@ -70,8 +67,8 @@ class ImageFiles:
 
     `files` (N) are their names, `storage` has them; `contents`, if given, is a copy that is read in
     its place. Image i owns the rows offsets[i] to offsets[i + 1] of boxes (M, 4), labels, areas and
-    is_crowd (M). Boxes and areas are pixels, or shares of the image if `is_normalized`. `faults`:
-    what the reader met, how often, and the first place.
+    is_crowd (M). Boxes and areas are pixels, or shares of the image if `is_normalized`. `problems`:
+    what the reader corrected, left out or could not use.
     """
 
     names: tuple[str, ...]
@@ -86,7 +83,7 @@ class ImageFiles:
     is_crowd: np.ndarray
     is_normalized: bool
     contents: Contents | None = None
-    faults: dict[str, tuple[int, str]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # Of pixels it cannot be told without the images.
@@ -152,8 +149,7 @@ class AnnotationRows:
         self.ids: list[int] = []
         self.lengths: list[int] = []
         self.rows: list[tuple[float, ...]] = []
-        self.faults: Counter[str] = Counter()
-        self.first_fault: dict[str, str] = {}
+        self.problems = ProblemLog()
 
     def start_image(self, file: Path, image_id: int) -> None:
         """The rows that follow belong to this image."""
@@ -168,11 +164,6 @@ class AnnotationRows:
         self.rows.append((*box, label, area, is_crowd))
         self.lengths[-1] += 1
 
-    def fault(self, kind: str, where: str) -> None:
-        """Counts something that was changed or left out, to be told at the end."""
-        self.faults[kind] += 1
-        self.first_fault.setdefault(kind, where)
-
     def add_clipped(
         self,
         box: tuple[float, ...],
@@ -185,14 +176,14 @@ class AnnotationRows:
         """Adds the box cut to the image; one without area is left out. Both are counted."""
         x1, y1, x2, y2 = box
         if not (x2 > x1 and y2 > y1):
-            return self.fault("without area, left out", where)
+            return self.problems.add("boxes without area, left out", where)
         # YOLO files round to six digits, which puts a box at the edge outside by half of the last.
         slack_x, slack_y = 1e-6 * width, 1e-6 * height
         clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
         if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
-            return self.fault("outside the image, left out", where)
+            return self.problems.add("boxes outside the image, left out", where)
         if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
-            self.fault("partly outside the image, clipped", where)
+            self.problems.add("boxes partly outside the image, clipped", where)
         return self.add(clipped, label, is_crowd=is_crowd)
 
     def finish(
@@ -204,11 +195,8 @@ class AnnotationRows:
     ) -> ImageFiles:
         """The data set, of loose files unless it has another storage; what was counted is logged, a
         line a kind."""
-        for kind, count in sorted(self.faults.items()):
-            logger.warning(
-                "%s: boxes %s: %d (the first: %s)",
-                self.source, kind, count, self.first_fault[kind],
-            )  # fmt: skip
+        problems = self.problems.problems()
+        log_problems(self.source, problems)
         table = np.array(self.rows, dtype=np.float64).reshape(-1, 7)
         boxes, areas = table[:, :4].copy(), table[:, 5]
         box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
@@ -225,5 +213,5 @@ class AnnotationRows:
             areas=np.where(np.isnan(areas), box_areas, areas),
             is_crowd=table[:, 6].astype(bool),
             is_normalized=is_normalized,
-            faults={kind: (n, self.first_fault[kind]) for kind, n in sorted(self.faults.items())},
+            problems=problems,
         )

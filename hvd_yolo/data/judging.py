@@ -2,12 +2,12 @@
 twice."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.image_files import ImageFiles
+from hvd_yolo.data.problems import NUM_EXAMPLES, Severity
 from hvd_yolo.data.survey import Survey, as_annotations, image_name
 
 # Boxes narrower or lower are drawn by accident more often than not.
@@ -15,8 +15,6 @@ LEAST_SIDE = 2.0
 
 # Shares of a side below this are rounding: YOLO text has six digits.
 _SLACK = 1e-6
-
-_NUM_EXAMPLES = 5
 
 
 @dataclass
@@ -26,7 +24,7 @@ class Finding:
     An error makes training or its score worthless; a warning may be meant.
     """
 
-    severity: Literal["error", "warning"]
+    severity: Severity
     split: str
     what: str
     count: int
@@ -45,10 +43,8 @@ def judge(datasets: dict[str, Dataset], surveys: dict[str, Survey]) -> list[Find
     return sorted(found, key=lambda finding: finding.severity)
 
 
-def _finding(
-    severity: Literal["error", "warning"], split: str, what: str, places: list[str]
-) -> Finding:
-    return Finding(severity, split, what, len(places), places[:_NUM_EXAMPLES])
+def _finding(severity: Severity, split: str, what: str, places: list[str]) -> Finding:
+    return Finding(severity, split, what, len(places), places[:NUM_EXAMPLES])
 
 
 def _of_images(split: str, dataset: Dataset, survey: Survey) -> list[Finding]:
@@ -104,10 +100,12 @@ def _box_names(dataset: Dataset, survey: Survey, rows: np.ndarray) -> list[str]:
 
 def _of_reader(split: str, dataset: Dataset) -> list[Finding]:
     """What the reader of the labels changed or left out, and the survey so cannot see."""
-    faults = dataset.faults if isinstance(dataset, ImageFiles) else {}
+    problems = dataset.problems if isinstance(dataset, ImageFiles) else []
     return [
-        Finding("warning", split, f"told by the reader: boxes {kind}", count, [first])
-        for kind, (count, first) in faults.items()
+        Finding(
+            problem.severity, split, f"reading: {problem.what}", problem.count, problem.examples
+        )
+        for problem in problems
     ]
 
 

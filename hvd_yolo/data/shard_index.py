@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from hvd_yolo.data.image_files import NETWORK_THREADS, lengths_and_times
+from hvd_yolo.data.image_folders import IMAGE_SUFFIXES
 from hvd_yolo.data.text_files import inside
-from hvd_yolo.data.yolo_txt import IMAGE_SUFFIXES
 from hvd_yolo.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -63,7 +63,7 @@ def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
             add_labels(member.labels, str(image.with_suffix(".txt")), len(names), rows)
     for shard, index in zip(shards, indices, strict=True):
         for name in index.stray_labels:
-            rows.fault("of a label file without an image, left out", f"{shard}/{name}")
+            rows.problems.add("label files without an image, left out", f"{shard}/{name}")
     num_unlabelled = sum(member.labels is None for _, member in members)
     if num_unlabelled == len(members):
         raise InputError(f"data {file}: no image of the {split} split has a .txt beside it")

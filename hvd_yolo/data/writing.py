@@ -17,8 +17,8 @@ from hvd_yolo.data import open_dataset
 from hvd_yolo.data.dataset import Annotations, UnreadableImage
 from hvd_yolo.data.entries import Entry, Part, own_name
 from hvd_yolo.data.image_files import ImageFiles, LooseFiles
+from hvd_yolo.data.image_folders import IMAGE_SUFFIXES
 from hvd_yolo.data.label_text import coco_json, voc_xml, yolo_text
-from hvd_yolo.data.yolo_txt import IMAGE_SUFFIXES
 from hvd_yolo.errors import InputError
 from hvd_yolo.letterbox import clip_boxes
 

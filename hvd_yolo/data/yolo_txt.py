@@ -14,12 +14,12 @@ import logging
 import math
 import os
 import reprlib
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
+from hvd_yolo.data.image_folders import list_images
 from hvd_yolo.data.text_files import inside, is_inside, read_text
 from hvd_yolo.errors import InputError, MissingSplit
 
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 _LARGEST_ID = 1 << 53
 # Of a file name that is a number: int() raises an error beyond 4300.
 _MOST_DIGITS = 20
-
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
@@ -115,26 +113,12 @@ def _images(file: Path, content: dict[str, Any], split: str) -> list[Path]:
             # Roboflow writes ../train/images into a data.yaml that lies beside train/.
             location = root / source.removeprefix("../")
         if os.path.isdir(location):
-            files = _files_below(location)
-            images += [image for image in files if image.suffix.lower() in IMAGE_SUFFIXES]
+            images += list_images(location).images
         elif os.path.isfile(location):
             images += _listed(location, root)
         else:
             raise InputError(f"data {file}: {split} is {source}, but {location} does not exist")
     return images
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of those in it, links followed."""
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(Path(place, name))]
-        yield from (Path(place, name) for name in names)
-
-
-def _leads_back(folder: Path) -> bool:
-    """Whether it is a link to a folder on the way to it: two such links double the way each time
-    round."""
-    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.parents)
 
 
 def _listed(file: Path, root: Path) -> list[Path]:

@@ -243,8 +243,8 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
         "train: classes without objects": 1,
         "train: boxes less than 2 pixels wide or high": 1,
         "train: boxes that repeat another of the same class": 1,
-        "train: told by the reader: boxes partly outside the image, clipped": 1,
-        "train: told by the reader: boxes without area, left out": 1,
+        "train: reading: boxes partly outside the image, clipped": 1,
+        "train: reading: boxes without area, left out": 1,
     }
     errors = [what for what, finding in found.items() if finding["severity"] == "error"]
     assert errors == list(counts)[:2]
