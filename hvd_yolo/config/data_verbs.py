@@ -7,6 +7,10 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from hvd_yolo.config.comm_options import CommConfig
 
+Format = Literal[
+    "yolo", "coco", "voc", "webdataset", "labelme", "darknet", "roboflow_coco", "roboflow_voc"
+]  # fmt: skip
+
 
 @dataclass
 class CheckConfig:
@@ -49,7 +53,9 @@ class ConvertConfig:
     Args:
         data: data set, as in training.
         splits: comma separated; empty: those of train, val and test that there are.
-        to: yolo (text), coco (JSON), voc (XML) or webdataset (images and text in tar shards).
+        to: yolo (text), coco (JSON), voc (XML), webdataset (images and text in tar shards), labelme
+            (JSON per image), darknet (obj.data), roboflow_coco or roboflow_voc (labels beside the
+            images of train/, valid/, test/). CVAT imports coco, voc and darknet.
         output: folder to write to, empty or not there yet.
         images: copy, or link: symbolic links to the images there are, but not in shards.
         shard_images: images a shard, at most.
@@ -58,7 +64,7 @@ class ConvertConfig:
 
     data: str = ""
     splits: str = ""
-    to: Literal["yolo", "coco", "voc", "webdataset"] = "yolo"
+    to: Format = "yolo"
     output: str = ""
     images: Literal["copy", "link"] = "copy"
     shard_images: PositiveInt = 5000
@@ -74,7 +80,9 @@ class SplitConfig:
         splits: splits to pool, comma separated; empty: those of train, val and test that there are.
         shares: what train, val and test get, comma separated, 1 in sum; two numbers: no test.
         seed: of the dealing.
-        to: yolo (text), coco (JSON), voc (XML) or webdataset (images and text in tar shards).
+        to: yolo (text), coco (JSON), voc (XML), webdataset (images and text in tar shards), labelme
+            (JSON per image), darknet (obj.data), roboflow_coco or roboflow_voc (labels beside the
+            images of train/, valid/, test/). CVAT imports coco, voc and darknet.
         output: folder to write to, empty or not there yet.
         images: link: symbolic links to the images there are, but not in shards; or copy.
         shard_images: images a shard, at most.
@@ -85,7 +93,7 @@ class SplitConfig:
     splits: str = ""
     shares: str = "0.8,0.1,0.1"
     seed: NonNegativeInt = 0
-    to: Literal["yolo", "coco", "voc", "webdataset"] = "yolo"
+    to: Format = "yolo"
     output: str = ""
     images: Literal["copy", "link"] = "link"
     shard_images: PositiveInt = 5000

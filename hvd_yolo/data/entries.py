@@ -11,6 +11,7 @@ from typing import NamedTuple
 from hvd_yolo.data.dataset import Annotations, Dataset
 from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.image_folders import IMAGE_SUFFIXES
+from hvd_yolo.data.layouts import LAYOUTS
 from hvd_yolo.data.survey import Survey
 
 
@@ -81,7 +82,8 @@ def with_places(entries: Sequence[Entry], to: str) -> list[Entry]:
 def parts_of(entries: Sequence[Entry], to: str, shard_images: int) -> list[Part]:
     """All entries, an image a part, or a shard of up to `shard_images` of a split."""
     if to != "webdataset":
-        return [Part(_image_path(entry, to), [entry]) for entry in entries]
+        layout = LAYOUTS[to]
+        return [Part(layout.image_path(entry.split, entry.name), [entry]) for entry in entries]
     parts = []
     for split in dict.fromkeys(entry.split for entry in entries):
         own = [entry for entry in entries if entry.split == split]
@@ -97,7 +99,3 @@ def own_name(dataset: Dataset, index: int) -> str:
         return f"{dataset.image_id(index):06}.png"
     name = Path(str(dataset.files[index])).name
     return name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.png"
-
-
-def _image_path(entry: Entry, to: str) -> Path:
-    return Path("JPEGImages" if to == "voc" else f"images/{entry.split}", entry.name)

@@ -1,5 +1,5 @@
-"""Labels as text: a YOLO line, a VOC tree, a COCO file. The readers of this folder read them
-back."""
+"""Labels as text: a YOLO line, a VOC tree, a LabelMe or COCO file. The readers of this folder
+read them back."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -40,6 +40,35 @@ def voc_xml(
 def _append(parent: ET.Element, values: dict[str, object]) -> None:
     for tag, value in values.items():
         ET.SubElement(parent, tag).text = str(value)
+
+
+def labelme_json(
+    truth: Annotations, file_name: str, width: int, height: int, names: tuple[str, ...]
+) -> str:
+    """The LabelMe file of one image: a rectangle per object."""
+    shapes = [
+        {
+            "label": names[label],
+            "points": [[left, top], [right, bottom]],
+            "group_id": None,
+            "description": "",
+            "shape_type": "rectangle",
+            "flags": {},
+        }
+        for (left, top, right, bottom), label in zip(
+            truth.boxes.tolist(), truth.labels.tolist(), strict=True
+        )
+    ]
+    content = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": file_name,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 def coco_json(

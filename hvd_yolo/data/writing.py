@@ -1,4 +1,4 @@
-"""A data set written to a folder as YOLO text, loose or in tar shards, COCO JSON or Pascal VOC.
+"""A data set written to a folder in one of the formats of layouts.py.
 
 Each part of what is to be written (entries.py) is written by some rank (write_part), and last what
 stands once for all (write_index): a folder without data.yaml is unfinished.
@@ -18,15 +18,22 @@ from hvd_yolo.data.dataset import Annotations, UnreadableImage
 from hvd_yolo.data.entries import Entry, Part, own_name
 from hvd_yolo.data.image_files import ImageFiles, LooseFiles
 from hvd_yolo.data.image_folders import IMAGE_SUFFIXES
-from hvd_yolo.data.label_text import coco_json, voc_xml, yolo_text
+from hvd_yolo.data.label_text import coco_json, labelme_json, voc_xml, yolo_text
+from hvd_yolo.data.layouts import LAYOUTS
 from hvd_yolo.errors import InputError
 from hvd_yolo.letterbox import clip_boxes
 
 # Moves of a box by less than this share of the image are rounding.
 _SLACK = 1e-6
 
-# The formats whose labels are YOLO text.
-_YOLO_TEXT = ("yolo", "webdataset")
+# Text of one image's labels from its objects, file name, width, height and the classes.
+_LABEL_TEXT: dict[str, Callable[[Annotations, str, int, int, tuple[str, ...]], str]] = {
+    "yolo": lambda truth, _, width, height, __: yolo_text(truth, width, height),
+    "voc": voc_xml,
+    "labelme": labelme_json,
+}
+# Whose labels have no mark for a crowd.
+_WITHOUT_CROWDS = ("yolo", "labelme")
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -51,14 +58,13 @@ def write_part(part: Part, folder: Path, to: str, images: str) -> Counter[str]:
         return _write_shard(part.entries, folder / part.path)
     (entry,) = part.entries
     truth, lost = _fitted(entry, to)
-    stem = Path(entry.name).stem
+    layout = LAYOUTS[to]
     _write_image(entry, folder / part.path, images)
-    if to == "yolo":
-        text = yolo_text(truth, entry.width, entry.height)
-        _write_text(folder / "labels" / entry.split / f"{stem}.txt", text)
-    elif to == "voc":
-        text = voc_xml(truth, entry.name, entry.width, entry.height, entry.dataset.names)
-        _write_text(folder / "Annotations" / f"{stem}.xml", text)
+    if layout.label:
+        text = _LABEL_TEXT[layout.labels](
+            truth, entry.name, entry.width, entry.height, entry.dataset.names
+        )
+        _write_text(folder / layout.label_path(entry.split, entry.name), text)
     return lost
 
 
@@ -75,48 +81,67 @@ def write_index(parts: Sequence[Part], folder: Path, to: str) -> list[str]:
         )
     entries = [entry for part in parts for entry in part.entries]
     dataset = entries[0].dataset
-    content = {"path": ".", "format": to, "names": list(dataset.names)}
+    layout = LAYOUTS[to]
+    reader = to if to == "webdataset" else layout.labels
+    content = {"path": ".", "format": reader, "names": list(dataset.names)}
     splits = list(dict.fromkeys(entry.split for entry in entries))
     for split in splits:
         own = [entry for entry in entries if entry.split == split]
         if to == "yolo":
             content[split] = f"images/{split}"
+        elif to == "darknet":
+            content[split] = f"{split}.txt"
+            paths = (layout.image_path(split, entry.name).as_posix() for entry in own)
+            _write_text(folder / f"{split}.txt", "".join(f"{path}\n" for path in paths))
         elif to == "webdataset":
             last = sum(part.entries[0].split == split for part in parts) - 1
             content[split] = f"{split}-{{{0:06}..{last:06}}}.tar"
-        elif to == "coco":
-            images = ((e.image_id, e.name, e.width, e.height, e.truth) for e in own)
-            text = coco_json(images, dataset.names, dataset.category_ids)
-            _write_text(folder / "annotations" / f"instances_{split}.json", text)
-        else:
+        elif to == "voc":
             stems = "".join(f"{Path(entry.name).stem}\n" for entry in own)
             _write_text(folder / "ImageSets" / "Main" / f"{split}.txt", stems)
+        elif layout.annotations:
+            images = ((e.image_id, e.name, e.width, e.height, e.truth) for e in own)
+            text = coco_json(images, dataset.names, dataset.category_ids)
+            _write_text(folder / layout.annotation_path(split), text)
+    if to == "darknet":
+        _write_darknet(folder, dataset.names, splits)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     _write_text(folder / "data.yaml", text)
     return _identity_lost(entries, folder / "data.yaml", splits)
 
 
+def _write_darknet(folder: Path, names: tuple[str, ...], splits: Sequence[str]) -> None:
+    """Writes obj.names and obj.data, which darknet and CVAT read."""
+    _write_text(folder / "obj.names", "".join(f"{name}\n" for name in names))
+    keys = {"train": "train", "val": "valid"}
+    lines = [f"classes = {len(names)}"]
+    lines += [f"{keys.get(split, split)} = {split}.txt" for split in splits]
+    lines += ["names = obj.names", "backup = backup/"]
+    _write_text(folder / "obj.data", "".join(f"{line}\n" for line in lines))
+
+
 def refuse_equal_names(names: tuple[str, ...], to: str) -> None:
     """COCO and VOC tell classes by their names; raises InputError where that cannot work."""
     twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice and to not in _YOLO_TEXT:
+    if twice and LAYOUTS[to].labels != "yolo":
         raise InputError(f"two classes are named {twice[0]}: the format {to} cannot tell them")
 
 
 def _fitted(entry: Entry, to: str) -> tuple[Annotations, Counter[str]]:
     """The objects that the format can hold, and how many it cannot, or not as they are."""
     truth = entry.truth
-    if to == "coco":
+    labels = LAYOUTS[to].labels
+    if labels == "coco":
         return truth, Counter()
     sides = np.array((entry.width, entry.height) * 2)
     boxes = clip_boxes(truth.boxes, entry.width, entry.height)
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    keep = has_area & ~truth.is_crowd if to in _YOLO_TEXT else has_area
+    keep = has_area & ~truth.is_crowd if labels in _WITHOUT_CROWDS else has_area
     is_cut = (np.abs(boxes - truth.boxes) > _SLACK * sides).any(1)
     box_areas = (truth.boxes[:, 2:] - truth.boxes[:, :2]).prod(1)
     lost = {
         "boxes without area in the image, left out": ~has_area,
-        "crowds, left out: YOLO text has no mark for them": has_area & ~keep,
+        "crowds, left out: the format has no mark for them": has_area & ~keep,
         "boxes partly outside the image, cut to it": keep & is_cut,
         "areas that differ from those of the boxes": keep & ~np.isclose(truth.areas, box_areas),
     }

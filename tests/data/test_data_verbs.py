@@ -146,7 +146,7 @@ def test_coco_keeps_everything_and_others_say_what_they_cannot(tmp_path, capsys)
         ):  # fmt: skip
             assert f"not held by {to}: " in told
             assert what in told.split(f"not held by {to}: ", 1)[1]
-    assert "crowds, left out: YOLO text has no mark for them: 1" in told
+    assert "crowds, left out: the format has no mark for them: 1" in told
     assert "not held by coco" not in told
 
 
