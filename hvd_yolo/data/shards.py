@@ -107,7 +107,9 @@ class TarShards:
 
     def _read(self, shard: str, start: int, length: int) -> bytes:
         try:
-            return os.pread(self._opened(shard).fileno(), length, start)
+            # Held while it is read: the cache may close it meanwhile.
+            file = self._opened(shard)
+            return os.pread(file.fileno(), length, start)
         except OSError as error:
             raise UnreadableImage(f"{shard}, byte {start}: {error.strerror}") from error
 
