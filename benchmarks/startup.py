@@ -33,16 +33,19 @@ LINKS_PER_FILE = 10_000
 
 # What each side runs, in its own checkout.
 OPEN = """
-import importlib.util, json, resource, sys, time
+import json, resource, sys, time
 from hvd_yolo import feed
 from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.data import open_dataset
+try:
+    from hvd_yolo.value_range import share_value_range
+except ImportError:
+    share_value_range = None
 began = time.perf_counter()
 dataset = open_dataset(sys.argv[1], "train")
 opened = time.perf_counter()
 feed.told({"train": dataset})
-if importlib.util.find_spec("hvd_yolo.value_range"):
-    from hvd_yolo.value_range import share_value_range
+if share_value_range:
     share_value_range([dataset], 0.0, SingleComm())
 ended = time.perf_counter()
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

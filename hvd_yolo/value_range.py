@@ -52,8 +52,8 @@ def share_value_range(datasets: Sequence[Dataset | None], known: float, comm: Co
         logger.info("%s", describe_range(value_range, everything))
     for files, own in zip(all_files, found, strict=True):
         files.value_range = value_range
-        problems = range_problems(value_range, own)
-        log_problems("value range", problems)
+        problems = range_problems(value_range, own, is_own=not known)
+        log_problems(f"value range, {len(own)} images looked at", problems)
         if isinstance(files, ImageFiles):
             # Ranks of an elastic job that come later make all look again.
             files.problems.extend(one for one in problems if one not in files.problems)
@@ -88,6 +88,7 @@ def _gather_extents(files: _Files, comm: Comm, num_most: int) -> list[Extent]:
         deep = deep[np.linspace(0, len(deep) - 1, num_most).astype(int)]
     mine = deep[comm.rank :: comm.size].tolist()
     decoded = extents(files.files, files.storage, mine)
-    shown = cli.progress(range(len(mine)), "determining the value range")
-    taken = [extent for extent, _ in zip(decoded, shown, strict=False) if extent is not None]
-    return [Extent(*extent) for part in gather_json(comm, taken) for extent in part]
+    # No bar where there is nothing to show.
+    shown = cli.progress(mine, "determining the value range") if mine else ()
+    taken = [next(decoded) for _ in shown]
+    return [Extent(*one) for part in gather_json(comm, taken) for one in part if one is not None]

@@ -63,8 +63,9 @@ class Extent(NamedTuple):
 def find_deep(files: Sequence[str], storage: FileBytes, share: slice = slice(None)) -> list[int]:
     """Indices of the images of more than 8 bits, by their heads; of a `share` of those whose names
     allow it. What cannot be read is left out, as reading it will tell."""
+    names = np.asarray(files).tolist()
     candidates = [
-        index for index, file in enumerate(files) if str(file).lower().endswith(DEEP_SUFFIXES)
+        index for index, file in enumerate(names) if file.lower().endswith(DEEP_SUFFIXES)
     ][share]
 
     def look(index: int) -> bool:
@@ -144,8 +145,11 @@ def describe_range(value_range: float, found: Sequence[Extent]) -> str:
     )
 
 
-def range_problems(value_range: float, found: Sequence[Extent]) -> list[Problem]:
-    """What is clipped, and what comes out dark, in images that are read with a value range."""
+def range_problems(
+    value_range: float, found: Sequence[Extent], is_own: bool = True
+) -> list[Problem]:
+    """What is clipped in images that are read with a value range, and what comes out dark, unless
+    the range is that of other images."""
     kinds = {
         "images with values that are negative, infinite or not numbers, clipped": [
             f"{extent.file}: {extent.num_clipped}" for extent in found if extent.num_clipped
@@ -159,7 +163,7 @@ def range_problems(value_range: float, found: Sequence[Extent]) -> list[Problem]
         "dark; if they are of another bit depth than the rest, scale them to one": [
             f"{extent.file}: {extent.largest:.10g}"
             for extent in found
-            if extent.largest < value_range * _DARK_SHARE
+            if is_own and extent.largest < value_range * _DARK_SHARE
         ],
     }
     return [
