@@ -18,6 +18,7 @@ from hvd_yolo.data import open_dataset
 from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO, largest_stride
+from hvd_yolo.value_range import set_value_range
 from hvd_yolo.weights import to_ultralytics
 from hvd_yolo.weights.onnx_suppression import add_suppression
 from hvd_yolo.weights.trained import Trained, open_trained
@@ -72,6 +73,9 @@ def main(argv: Sequence[str]) -> None:
         "imgsz": json.dumps(size),
         "stride": json.dumps(largest_stride(trained.model)),
     }
+    if trained.config.loader.value_range:
+        # What divides images of more than 8 bits, in the place of 255.
+        metadata["value_range"] = json.dumps(trained.config.loader.value_range)
     images = _real_images(config, trained, size)
     file = weights.with_suffix(_SUFFIXES[config.format])
     job = _Job(Raw(trained.model).eval(), images, file, metadata, config)
@@ -93,6 +97,7 @@ def main(argv: Sequence[str]) -> None:
 def _real_images(config: ExportConfig, trained: Trained, size: int) -> Tensor:
     """(B, 3, size, size) of the val split, up to four."""
     dataset = open_dataset(config.data or trained.config.data, "val")
+    set_value_range(dataset, trained.config.loader.value_range)
     batch = next(iter(evaluation_batches(dataset, size, 4, 0, 1, 0)))
     return batch.to_model(torch.device("cpu"), torch.float32)[0].contiguous()
 

@@ -17,6 +17,7 @@ from hvd_yolo.data.loader import Batch, evaluation_batches
 from hvd_yolo.data.sources import Sources
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import detection_rows, results_json
+from hvd_yolo.value_range import range_as_trained
 from hvd_yolo.weights.trained import Trained, open_ensemble
 
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     with agree(comm):
         trained = open_ensemble(config.weights, config.fuse, config)
         sources = Sources(config.source, trained.names)
+    range_as_trained([sources], trained.config.loader.value_range, comm)
     folder = config.output or (str(cli.next_free("predict")) if comm.is_main else "")
     folder = Path(gather_json(comm, folder)[0])
     with agree(comm):

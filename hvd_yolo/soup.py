@@ -17,6 +17,7 @@ from hvd_yolo.data.loader import Batch, evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate
 from hvd_yolo.models import build_model
+from hvd_yolo.value_range import range_as_trained
 from hvd_yolo.weights.trained import read_shares
 
 State = dict[str, Tensor]
@@ -30,6 +31,7 @@ class _Kitchen:
         limits = config.eval
         self.comm, self.config = comm, config
         self.size = config.imgsz or trained.imgsz
+        self.value_range = trained.loader.value_range
         self.train_set = open_dataset(config.data or trained.data, "train")
         self.val_set = open_dataset(config.data or trained.data, "val")
         names = first["names"]
@@ -76,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
         for file, content in zip(files, contents, strict=True):
             _check_same(file, content, contents[0])
         kitchen = _Kitchen(config, comm, contents[0])
+    range_as_trained([kitchen.train_set, kitchen.val_set], kitchen.value_range, comm)
     if config.method == "greedy":
         soup, ap = _greedy(kitchen, files, states)
     else:
@@ -148,6 +151,12 @@ def _check_same(file: Path, content: dict, first: dict) -> None:
     )
     if not is_same:
         raise InputError(f"weights {file}: another model or other classes than the first")
+    ranges = [from_yaml(one["config"]).loader.value_range for one in (content, first)]
+    if ranges[0] != ranges[1]:
+        raise InputError(
+            f"weights {file}: trained with loader.value_range {ranges[0]:.10g}, the first with "
+            f"{ranges[1]:.10g}: they saw the same image differently"
+        )
 
 
 if __name__ == "__main__":

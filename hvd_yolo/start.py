@@ -27,6 +27,7 @@ from hvd_yolo.precision import choose_amp
 from hvd_yolo.report import environment
 from hvd_yolo.state import Commit, TrainState, new_state, share_state
 from hvd_yolo.teacher import keep_copy, learn_from, share_teacher
+from hvd_yolo.value_range import share_value_range
 from hvd_yolo.weights import load_weights
 
 logger = logging.getLogger("hvd_yolo.start")
@@ -114,6 +115,10 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
             try_detector(state.model, config.model, len(train_set.names), config.imgsz)
         metrics_bytes = _restore(state, config, is_resumed, kept) if comm.rank == root else 0
     feed.refuse_different(kept.seen, config.data, comm)
+    # Into config.yaml and the checkpoints: whoever uses the detector scales images alike.
+    config.loader.value_range = share_value_range(
+        (train_set, val_set), config.loader.value_range, comm
+    )
     # What is lost from here on has its commit still.
     state.committed = kept.committed
     kept.state = state

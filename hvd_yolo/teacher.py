@@ -60,6 +60,12 @@ def learn_from(
     told = f"teacher {config.teacher}: "
     if trained.names != names:
         raise InputError(told + different_names("the teacher", trained.names, names))
+    ranges = trained.config.loader.value_range, config.loader.value_range
+    if all(ranges) and ranges[0] != ranges[1]:
+        raise InputError(
+            f"{told}it was trained with a value range of {ranges[0]:.10g}, this run has "
+            f"{ranges[1]:.10g}; give --loader.value_range {ranges[0]:.10g}"
+        )
     for name, model in ((config.model, student), (trained.config.model, trained.model)):
         if not isinstance(model, YOLO):
             raise InputError(

@@ -45,7 +45,7 @@ class AugmentConfig:
 
 @dataclass
 class LoaderConfig:
-    """How images reach the training loop; nothing of it changes what the model sees.
+    """How images reach the training loop; only value_range changes what the model sees.
 
     Args:
         cache: images decoded and cut to size once for all ranks of a node, on disk (kept for the
@@ -57,6 +57,10 @@ class LoaderConfig:
         prefetch: batches each worker reads ahead.
         max_unreadable: unreadable images of an epoch, all ranks together, that are named and
             skipped before the run ends with an error.
+        value_range: the value that is white in images of more than 8 bits per sample: 4095 for 12
+            bits in files of 16, 1 for floating-point shares; the checkpoint keeps it for evaluation
+            and prediction. 0: the full scale of the least bit depth, 8, 10, 12, 14 or 16, that
+            holds the largest value of the data set.
     """
 
     cache: Literal["none", "ram", "disk"] = "none"
@@ -64,6 +68,7 @@ class LoaderConfig:
     stage: str = ""
     prefetch: int = 2
     max_unreadable: int = 100
+    value_range: float = 0.0
 
 
 @dataclass

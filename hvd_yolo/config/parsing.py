@@ -25,7 +25,9 @@ _FREE_ON_RESUME = (
     "loader.", "checkpoint.", "eval.", "report.", "comm.backend", "comm.groups", "comm.cycle_ms",
     "comm.fusion_mb", "comm.hierarchical", "comm.timeline", "comm.stall_timeout",
 )  # fmt: skip
-# But where ranks keep something to themselves, these say when they put it together.
+# But not this: it scales the pixels.
+_NOT_FREE_ON_RESUME = ("loader.value_range",)
+# And where ranks keep something to themselves, these say when they put it together.
 _WHERE_RANKS_MEET = ("checkpoint.every_updates", "comm.groups")
 
 
@@ -124,6 +126,8 @@ def _keep_choices(saved: Config, config: Config) -> None:
         config.train.amp = saved.train.amp
     if config.batch_size == -1 and "batch_size" not in allowed:
         config.batch_size = saved.batch_size
+    if config.loader.value_range == 0 and "loader.value_range" not in allowed:
+        config.loader.value_range = saved.loader.value_range
 
 
 def _overridden(config: Config) -> set[str]:
@@ -140,6 +144,7 @@ def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
         is_free = key in _FREE_ON_RESUME or key.startswith(
             tuple(k for k in _FREE_ON_RESUME if k.endswith("."))
         )
+        is_free = is_free and key not in _NOT_FREE_ON_RESUME
         is_free = is_free and not (keeps and key in _WHERE_RANKS_MEET)
         if value != old[key] and not is_free and key not in allowed:
             raise InputError(
@@ -237,6 +242,7 @@ _RANGES = {
     "comm.stall_timeout": (0, math.inf),
     "optim.trust_coefficient": (0, math.inf), "optim.lamb_eps": (0, math.inf),
     "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
+    "loader.value_range": (0, math.inf),
     "report.every": (1, math.inf), "eval.patience": (0, math.inf), "distill.cls": (0, math.inf),
     "distill.box": (0, math.inf), "distill.feature": (0, math.inf),
     "distill.temperature": (0.01, math.inf), "eval.every": (0, math.inf),

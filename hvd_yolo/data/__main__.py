@@ -33,6 +33,7 @@ from hvd_yolo.data.order import keyed_rng, share
 from hvd_yolo.data.sheets import save_sheet
 from hvd_yolo.data.survey import Survey, take_survey
 from hvd_yolo.errors import InputError
+from hvd_yolo.value_range import share_value_range
 
 
 def main(argv: Sequence[str]) -> None:
@@ -102,6 +103,7 @@ def draw(config: DrawConfig, comm: Comm) -> None:
     """Writes contact sheets of images drawn by lot; each rank draws its share of the sheets."""
     with agree(comm):
         dataset = open_dataset(config.data, config.split)
+    share_value_range([dataset], 0.0, comm)
     folder = config.output or (str(cli.next_free("draw")) if comm.is_main else "")
     folder = Path(gather_json(comm, folder)[0])
     chosen = keyed_rng(config.seed, 0, 0).permutation(len(dataset)).tolist()
@@ -122,7 +124,9 @@ def _open(data: str, splits: str, comm: Comm) -> dict[str, Dataset]:
         if Path(name).name != name:
             raise InputError(f"splits: {name!r} is not a name that a split can have")
     with agree(comm):
-        return open_splits(data, names)
+        datasets = open_splits(data, names)
+    share_value_range(list(datasets.values()), 0.0, comm)
+    return datasets
 
 
 def _survey(datasets: dict[str, Dataset], comm: Comm) -> dict[str, Survey]:

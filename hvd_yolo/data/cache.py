@@ -48,6 +48,10 @@ def stage_place(folder: str, threads: int) -> Place:
 def cached(dataset: Dataset, size: int, place: Place) -> Iterator[Dataset]:
     """The data set with its images decoded and cut to `size` once; only for that size."""
     versions = (cv2.__version__, simplejpeg.__version__)
+    value_range = dataset.settled_range() if isinstance(dataset, ImageFiles) else 0.0
+    if value_range:
+        # The same files make other pixels with another range.
+        versions += (f"{value_range!r}",)
     name = _name("pixels", size, versions, dataset)
     with _opened(place, name, _Pixels(dataset, size)) as pack:
         yield CachedImages(dataset, size, pack)

@@ -11,12 +11,22 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from hvd_yolo.data.headers import claimed_size, jpeg_frame, jpeg_orientation
+from hvd_yolo.data.headers import (
+    Samples,
+    claimed_size,
+    jpeg_frame,
+    jpeg_orientation,
+    other_format,
+    samples,
+)
 from hvd_yolo.letterbox import cut_to
 
 # 16384 x 16384: above any camera's, 0.8 GB decoded. OpenCV's own limit is four times this, and 700
 # bytes of JPEG can claim it.
 MAX_PIXELS = 1 << 28
+
+# Grey, also with white at zero, and RGB, of TIFF's photometric interpretations.
+_PLAIN_COLORS = (0, 1, 2)
 
 
 class UnreadableImage(Exception):
@@ -71,6 +81,20 @@ def read_file(file: str) -> np.ndarray:
         raise UnreadableImage(f"{file!r}: {error}") from error
 
 
+def read_part(file: str, start: int, length: int) -> bytes:
+    """At most `length` bytes of a file from `start` on; raises UnreadableImage."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, length, start)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UnreadableImage(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise UnreadableImage(f"{file!r}: {error}") from error
+
+
 def _read_whole(descriptor: int) -> bytes:
     """A file system may give less than was asked for at once."""
     left = os.fstat(descriptor).st_size
@@ -81,14 +105,16 @@ def _read_whole(descriptor: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def open_image(encoded: np.ndarray, file: str, size: int) -> Scaled:
+def open_image(encoded: np.ndarray, file: str, size: int, value_range: float = 0.0) -> Scaled:
     """The image in the bytes (n) of a JPEG, PNG, BMP, TIFF or WebP file.
 
-    Turned upright as EXIF says; 16 bits, grey, CMYK and palettes are converted, alpha is dropped. A
-    JPEG at least twice as large as `size` is decoded at a half, a quarter or an eighth: libjpeg
-    scales before it leaves the frequencies, which is faster and loses nothing that the cut would
-    keep. Raises UnreadableImage, which names `file`, now or when the pixels are asked for: for
-    anything else, a truncated file, or one that claims more than MAX_PIXELS.
+    Turned upright as EXIF says; grey, CMYK and palettes are converted, alpha is dropped, and of
+    several pages or frames the first is taken. An image of more than 8 bits per sample is scaled so
+    that `value_range` becomes 255; 0: no such image is expected. A JPEG at least twice as large as
+    `size` is decoded at a half, a quarter or an eighth: libjpeg scales before it leaves the
+    frequencies, which is faster and loses nothing that the cut would keep. Raises UnreadableImage,
+    which names `file`, now or when the pixels are asked for: for anything else, a truncated file,
+    or one that claims more than MAX_PIXELS.
     """
     width, height, num_components = _checked_size(encoded, file)
     magic = encoded[:4].tobytes()
@@ -103,9 +129,64 @@ def open_image(encoded: np.ndarray, file: str, size: int) -> Scaled:
             width, height = height, width
     elif magic[:2] != b"BM" and (magic != b"\x89PNG" or b"eXIf" in encoded.tobytes()):
         # What these formats say of their size and their turn is left to OpenCV.
-        whole = _decode(encoded, file)
+        whole = _decode_any(encoded, file, value_range)
         return scaled(whole.shape[1], whole.shape[0], size, lambda: whole)
-    return scaled(width, height, size, partial(_decode, encoded, file))
+    return scaled(width, height, size, partial(_decode_any, encoded, file, value_range))
+
+
+def is_deep(encoded: np.ndarray) -> bool:
+    """Whether the bytes (n) of an image file are a PNG or TIFF whose samples 8 bits do not hold."""
+    return samples_of(encoded).is_deep
+
+
+def samples_of(encoded: np.ndarray) -> Samples:
+    """What the head of an image file, whose bytes (n) are given, says of its samples."""
+    return samples(lambda start, length: encoded[start : start + length].tobytes())
+
+
+def decode_deep(encoded: np.ndarray, file: str) -> np.ndarray:
+    """The values (H, W) or (H, W, 3) BGR of an image of more than 8 bits per sample, as they are in
+    its file, of any numeric type; raises UnreadableImage."""
+    held = samples_of(encoded)
+    pixels = None
+    if held.photometric in _PLAIN_COLORS:
+        # A grey image of 32 bits is only decoded as grey.
+        pixels = _decode(encoded, file, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    # Of some layouts OpenCV keeps only the upper byte, as of grey with alpha in a TIFF.
+    if pixels is None or (held.bits > 8 and pixels.dtype.itemsize == 1):
+        raise UnreadableImage(
+            f"{file}: {held.bits} bits per sample in a layout that is not read (photometric "
+            f"interpretation {held.photometric}): convert it to grey or RGB without alpha"
+        )
+    return pixels
+
+
+def to_8_bits(pixels: np.ndarray, value_range: float, is_inverted: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 of the values (H, W) or (H, W, 3) of a deep image, of which 0 becomes 0 and
+    `value_range` 255, rounded to the nearest level; what lies outside and NaN is clipped.
+
+    is_inverted: 0 is white and `value_range` black. A full range of 65535 undoes a multiplication
+    by 257 exactly.
+    """
+    # Of unsigned values OpenCV's conversion clips what exceeds the range by itself.
+    if pixels.dtype != np.uint16:
+        finite = np.nan_to_num(pixels.astype(np.float64), posinf=value_range)
+        pixels = np.clip(finite, 0, value_range)
+    levels = cv2.convertScaleAbs(pixels, alpha=255 / value_range)
+    levels = 255 - levels if is_inverted else levels
+    return levels if levels.ndim == 3 else cv2.cvtColor(levels, cv2.COLOR_GRAY2BGR)
+
+
+def _decode_any(encoded: np.ndarray, file: str, value_range: float) -> np.ndarray:
+    held = samples_of(encoded)
+    if not held.is_deep:
+        return _decode(encoded, file)
+    if not value_range:
+        raise UnreadableImage(
+            f"{file}: {held.bits} bits per sample, but no value range is known for it: a name that "
+            "ends in .png, .tif or .tiff is needed to determine one"
+        )
+    return to_8_bits(decode_deep(encoded, file), value_range, held.photometric == 0)
 
 
 def _decode_jpeg(encoded: np.ndarray, file: str, width: int, height: int) -> np.ndarray:
@@ -122,9 +203,9 @@ def _decode_jpeg(encoded: np.ndarray, file: str, width: int, height: int) -> np.
         return _decode(encoded, file)
 
 
-def _decode(encoded: np.ndarray, file: str) -> np.ndarray:
+def _decode(encoded: np.ndarray, file: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
     try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(encoded, flags)
     except cv2.error as error:
         raise UnreadableImage(f"{file}: OpenCV cannot decode it: {error.err}") from error
     if image is None:
@@ -137,9 +218,17 @@ def _checked_size(encoded: np.ndarray, file: str) -> tuple[int, int, int]:
     data = memoryview(encoded)
     try:
         is_jpeg = data[:3] == b"\xff\xd8\xff"
-        width, height, num_components = jpeg_frame(data) if is_jpeg else (*claimed_size(data), 0)
+        bits, height, width, num_components = (
+            jpeg_frame(data) if is_jpeg else (8, *claimed_size(data)[::-1], 0)
+        )
     except (struct.error, ValueError) as error:
-        raise UnreadableImage(f"{file}: not a JPEG, PNG, BMP, TIFF or WebP image") from error
+        raise UnreadableImage(
+            f"{file}: not a JPEG, PNG, BMP, TIFF or WebP image{other_format(data)}"
+        ) from error
+    if bits != 8:
+        raise UnreadableImage(
+            f"{file}: a JPEG of {bits} bits per sample; convert it to a PNG or TIFF of 16 bits"
+        )
     if width < 1 or height < 1:
         raise UnreadableImage(f"{file}: claims {width} x {height} pixels")
     if width * height > MAX_PIXELS:

@@ -1,8 +1,10 @@
-"""What the head of an image file says, before anything is decoded: its size and which side is
-up."""
+"""What the head of an image file says, before anything is decoded: its size, which side is up, and
+the samples it holds."""
 
 import re
 import struct
+from collections.abc import Callable
+from typing import NamedTuple
 
 # As libjpeg looks for one: past bytes that belong to no segment, fill bytes and stuffed zeros.
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff]")
@@ -13,7 +15,78 @@ _JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 _TIFF_WIDTHS, _TIFF_HEIGHTS = {256, 322}, {257, 323}
 _TIFF_INTEGERS = {3: "H", 4: "I"}
 
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+
+# How files begin that are often met under the name of an image, at which byte, and what to do.
+_OTHER_FORMATS = (
+    (0, b"GIF8", "a GIF; convert it"),
+    (0, b"II+\0", "a BigTIFF; convert it"),
+    (0, b"MM\0+", "a BigTIFF; convert it"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000; convert it"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000; convert it"),
+    (0, b"\xff\x0a", "a JPEG XL; convert it"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL; convert it"),
+    (4, b"ftypavi", "an AVIF; convert it"),
+    (4, b"ftyp", "a HEIC or a video; convert it"),
+    (0, b"%PDF", "a PDF; convert it"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; fetch the files: git lfs pull"),
+    (0, b"<", "a web page or SVG; download or convert it again"),
+)
+
 _EXIF_ORIENTATION = 0x0112
+
+# The bytes from a place on, at most as many as asked for.
+Read = Callable[[int, int], bytes]
+
+
+class Samples(NamedTuple):
+    """What a PNG or TIFF holds per pixel and channel.
+
+    kind: 1 unsigned, 2 signed, 3 floating-point, others as TIFF's SampleFormat has them;
+    photometric: TIFF's (0 and 1 grey, where 0 has white at zero, 2 RGB).
+    """
+
+    bits: int = 8
+    kind: int = 1
+    photometric: int = 1
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether 8 unsigned bits do not hold them."""
+        return self.bits > 8 or self.kind != 1
+
+
+def samples(read: Read) -> Samples:
+    """The samples of a file of which no more is read than needed; 8 bits for any other format, and
+    where the head is cut short."""
+    head = read(0, 26)
+    if head[:4] == b"\x89PNG" and len(head) == 26:
+        return Samples(bits=head[24])
+    order = _TIFF_ORDERS.get(head[:4])
+    if order is None:
+        return Samples()
+    try:
+        return _tiff_samples(read, order, *struct.unpack_from(f"{order}I", head, 4))
+    except struct.error:
+        return Samples()
+
+
+def _tiff_samples(read: Read, order: str, start: int) -> Samples:
+    (count,) = struct.unpack(f"{order}H", read(start, 2))
+    # Without the tag an image has one bit per sample (TIFF 6.0, section 3).
+    values = {_TIFF_BITS: 1, _TIFF_SAMPLE_FORMAT: 1, _TIFF_PHOTOMETRIC: 1}
+    directory = read(start + 2, 12 * count)
+    for tag, kind, number, inline in struct.iter_unpack(f"{order}HHI4s", directory):
+        if tag in values:
+            integer = order + _TIFF_INTEGERS.get(kind, "H")
+            length = struct.calcsize(integer)
+            # One number per channel, all the same; they lie elsewhere when four bytes do not hold
+            # them.
+            is_inline = number * length <= len(inline)
+            value = inline if is_inline else read(*struct.unpack(f"{order}I", inline), length)
+            (values[tag],) = struct.unpack_from(integer, value)
+    return Samples(*(values[tag] for tag in (_TIFF_BITS, _TIFF_SAMPLE_FORMAT, _TIFF_PHOTOMETRIC)))
 
 
 def claimed_size(data: memoryview) -> tuple[int, int]:
@@ -29,8 +102,8 @@ def claimed_size(data: memoryview) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH" if header_size == 12 else "<ii", data, 18)
         # A negative height says that the top row comes first.
         return abs(width), abs(height)
-    if magic in {b"II*\0", b"MM\0*"}:
-        return _tiff_size(data, "<" if magic[:2] == b"II" else ">")
+    if magic in _TIFF_ORDERS:
+        return _tiff_size(data, _TIFF_ORDERS[magic])
     if magic == b"RIFF":
         if data[12:16] != b"VP8X":
             # Its sides have 14 bits.
@@ -40,16 +113,33 @@ def claimed_size(data: memoryview) -> tuple[int, int]:
     raise ValueError(f"unknown format: {magic!r}")
 
 
-def jpeg_frame(data: memoryview) -> tuple[int, int, int]:
-    """Width, height and number of colour components, of the frame header (ITU T.81, B.2.2), which
-    comes after any number of other segments; ValueError or struct.error if there is none."""
+def other_format(data: memoryview) -> str:
+    """What a file of none of the formats that are read is, and what to do, as the end of a
+    message; empty where that is not known."""
+    for start, magic, what in _OTHER_FORMATS:
+        if data[start : start + len(magic)] == magic:
+            return f" but {what}"
+    return ""
+
+
+class JpegFrame(NamedTuple):
+    """A JPEG's frame header (ITU T.81, B.2.2)."""
+
+    bits: int
+    height: int
+    width: int
+    num_components: int
+
+
+def jpeg_frame(data: memoryview) -> JpegFrame:
+    """The frame header, which comes after any number of other segments; ValueError or struct.error
+    if there is none."""
     position = 2
     while marker := _JPEG_MARKER.search(data, position):
         position = marker.end()
         code = data[position - 1]
         if code in _JPEG_FRAMES:
-            height, width, num_components = struct.unpack_from(">HHB", data, position + 3)
-            return width, height, num_components
+            return JpegFrame(*struct.unpack_from(">BHHB", data, position + 2))
         if code not in _JPEG_WITHOUT_LENGTH:
             position += struct.unpack_from(">H", data, position)[0]
     raise ValueError("no frame header")

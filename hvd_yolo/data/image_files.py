@@ -5,12 +5,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from hvd_yolo.data.dataset import WHOLE, Annotations
-from hvd_yolo.data.decoding import Scaled, UnreadableImage, open_image, read_file
+from hvd_yolo.data.decoding import (
+    Scaled,
+    UnreadableImage,
+    is_deep,
+    open_image,
+    read_file,
+    read_part,
+)
+from hvd_yolo.data.deep_images import range_of
 from hvd_yolo.data.problems import Problem, ProblemLog, log_problems
 
 # A network file system answers many questions at once as fast as one.
@@ -30,6 +38,10 @@ class Storage(Contents, Protocol):
 
     def num_bytes(self, index: int) -> int:
         """The length of one file, without reading it; raises UnreadableImage."""
+        ...
+
+    def part(self, index: int, start: int, length: int) -> bytes:
+        """The bytes of one file from `start` on, at most `length`; raises UnreadableImage."""
         ...
 
     def fingerprint(self) -> bytes:
@@ -55,6 +67,10 @@ class LooseFiles:
         except OSError as error:
             raise UnreadableImage(f"{file}: {error.strerror}") from error
 
+    def part(self, index: int, start: int, length: int) -> bytes:
+        """Read at its place."""
+        return read_part(str(self.files[index]), start, length)
+
     def fingerprint(self) -> bytes:
         """Names, lengths and times of change."""
         files = self.files.tolist()
@@ -68,7 +84,8 @@ class ImageFiles:
     `files` (N) are their names, `storage` has them; `contents`, if given, is a copy that is read in
     its place. Image i owns the rows offsets[i] to offsets[i + 1] of boxes (M, 4), labels, areas and
     is_crowd (M). Boxes and areas are pixels, or shares of the image if `is_normalized`. `problems`:
-    what the reader corrected, left out or could not use.
+    what the reader corrected, left out or could not use. `value_range`: the value that is white in
+    images of more than 8 bits per sample, 0 where there are none; None: not determined yet.
     """
 
     names: tuple[str, ...]
@@ -84,6 +101,7 @@ class ImageFiles:
     is_normalized: bool
     contents: Contents | None = None
     problems: list[Problem] = field(default_factory=list)
+    value_range: float | None = None
 
     def __post_init__(self) -> None:
         # Of pixels it cannot be told without the images.
@@ -100,7 +118,20 @@ class ImageFiles:
 
     def scaled(self, index: int, size: int) -> Scaled:
         """The file's image, its long side cut to at most `size`."""
-        return open_image(self.encoded(index), str(self.files[index]), size)
+        encoded = self.encoded(index)
+        value_range = self.settled_range() if is_deep(encoded) else 0.0
+        return open_image(encoded, str(self.files[index]), size, value_range)
+
+    def settled_range(self) -> float:
+        """The value range, determined from all images of the data set if it is not known yet."""
+        if self.value_range is None:
+            self.value_range = range_of(self.files, self.storage)
+        return self.value_range
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Determined here, not in each worker that the data set is sent to.
+        self.settled_range()
+        return self.__dict__
 
     def fingerprint(self) -> bytes:
         """Names, lengths and times of change of the files, or of what they are stored in."""

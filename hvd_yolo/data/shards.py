@@ -93,15 +93,25 @@ class TarShards:
     def item(self, index: int) -> np.ndarray:
         """Read at its place; raises UnreadableImage when the shard is gone or shorter."""
         number, start, length = self.places[index].tolist()
-        shard = self.shards[number]
+        content = self._read(self.shards[number], start, length)
+        if len(content) < length:
+            raise UnreadableImage(
+                f"{self.shards[number]}, byte {start}: the shard is shorter than its index"
+            )
+        return np.frombuffer(content, dtype=np.uint8)
+
+    def part(self, index: int, start: int, length: int) -> bytes:
+        """Some bytes of it, no more than it has; raises UnreadableImage when the shard is gone."""
+        number, first, whole = self.places[index].tolist()
+        return self._read(self.shards[number], first + start, max(0, min(length, whole - start)))
+
+    def _read(self, shard: str, start: int, length: int) -> bytes:
         try:
+            # Held while it is read: the cache may close it meanwhile.
             file = self._opened(shard)
-            content = os.pread(file.fileno(), length, start)
+            return os.pread(file.fileno(), length, start)
         except OSError as error:
             raise UnreadableImage(f"{shard}, byte {start}: {error.strerror}") from error
-        if len(content) < length:
-            raise UnreadableImage(f"{shard}, byte {start}: the shard is shorter than its index")
-        return np.frombuffer(content, dtype=np.uint8)
 
     def num_bytes(self, index: int) -> int:
         """As the tar's header has it."""

@@ -7,7 +7,16 @@ import cv2
 import numpy as np
 
 from hvd_yolo.data.dataset import WHOLE, Annotations
-from hvd_yolo.data.decoding import Scaled, UnreadableImage, open_image, read_file, scaled
+from hvd_yolo.data.decoding import (
+    Scaled,
+    UnreadableImage,
+    is_deep,
+    open_image,
+    read_file,
+    scaled,
+)
+from hvd_yolo.data.deep_images import range_of
+from hvd_yolo.data.image_files import LooseFiles
 from hvd_yolo.errors import InputError
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -17,7 +26,8 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 class Sources:
     """The pictures of a file, folder or glob pattern, or the frames of its videos, by name.
 
-    names: the classes of the detector.
+    names: the classes of the detector; files: of each picture or frame, with storage; value_range:
+    see ImageFiles.
     """
 
     is_clean = True
@@ -34,6 +44,9 @@ class Sources:
                 self._places += [(file, frame) for frame in range(_num_frames(file))]
             else:
                 self._places.append((file, -1))
+        self.files = np.array([str(file) for file, _ in self._places], dtype=str)
+        self.storage = LooseFiles(self.files)
+        self.value_range: float | None = None
         if not self._places:
             raise InputError(
                 f"source {source!r}: no picture ({', '.join(PICTURES)}) or video "
@@ -58,7 +71,10 @@ class Sources:
         """The picture or frame, its long side cut to at most `size`."""
         file, frame = self._places[index]
         if frame < 0:
-            return open_image(read_file(str(file)), self.name(index), size)
+            encoded = read_file(str(file))
+            if self.value_range is None and is_deep(encoded):
+                self.value_range = range_of(self.files, self.storage)
+            return open_image(encoded, self.name(index), size, self.value_range or 0.0)
         video = cv2.VideoCapture(str(file))
         video.set(cv2.CAP_PROP_POS_FRAMES, frame)
         image = video.read()[1]

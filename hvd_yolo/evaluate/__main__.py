@@ -15,6 +15,7 @@ from hvd_yolo.evaluate import evaluate, results_json
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS
 from hvd_yolo.feed import refuse_different, told
 from hvd_yolo.models.ensemble import Ensemble
+from hvd_yolo.value_range import range_as_trained
 from hvd_yolo.weights.trained import open_ensemble
 
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
         if dataset.names != trained.names:
             raise InputError(different_names("the data", dataset.names, trained.names))
     refuse_different(told({config.split: dataset}), config.data or trained.config.data, comm)
+    range_as_trained([dataset], trained.config.loader.value_range, comm)
     if isinstance(trained.model, Ensemble):
         # Fused detections have no loss.
         config.eval.loss = False

@@ -35,6 +35,7 @@ def banner(
         f"{', channels_last' if config.train.channels_last else ''}\n"
         f"data: {config.data}, {len(train_set)} images to train on{evaluated}, "
         f"{len(train_set.names)} classes\n"
+        f"{_value_range(loader.value_range)}"
         f"ranks: {comm.size} by {comm.name} on {comm.device.type}, {torch.get_num_threads()} "
         f"threads each"
         f"{', ' + settings if settings else ''}\n"
@@ -42,6 +43,13 @@ def banner(
         f"loader: {num_workers or 'no'} worker processes a rank, cache {loader.cache}{staged}\n"
         f"{pace.banner()}\n{went_on}"
     ).rstrip()
+
+
+def _value_range(value_range: float) -> str:
+    """The banner's line on images of more than 8 bits, empty where there are none."""
+    if not value_range:
+        return ""
+    return f"value range: 0 to {value_range:.10g} in all images of more than 8 bits per sample\n"
 
 
 def _wire(config: Config, comm: Comm, state: TrainState) -> str:

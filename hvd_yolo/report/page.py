@@ -19,6 +19,7 @@ from hvd_yolo.report.plots import labels, pictures, progress, scores
 from hvd_yolo.report.plots.canvas import Plot
 from hvd_yolo.report.plots.pictures import Gallery
 from hvd_yolo.report.runs import Run, number, read_runs
+from hvd_yolo.value_range import set_value_range
 
 # Of the confusion matrix, as users of other YOLO trainers expect it.
 _CONFUSION_SCORE = 0.25
@@ -156,6 +157,7 @@ def _data_set(run: Run, judged: _Judged) -> tuple[labels.Labels | None, list[Gal
     stats, galleries, missing = None, [], []
     try:
         train_set = open_dataset(run.config.data, "train")
+        set_value_range(train_set, run.config.loader.value_range)
         stats = labels.take_labels(train_set)
         if run.config.order.rect:
             missing.append(
@@ -168,6 +170,7 @@ def _data_set(run: Run, judged: _Judged) -> tuple[labels.Labels | None, list[Gal
     if judged.curves is not None:
         try:
             val_set = open_dataset(run.config.data, "val")
+            set_value_range(val_set, run.config.loader.value_range)
             galleries += _validation(run, judged, val_set)
         except InputError as error:
             missing.append(f"Validation pictures are left out: {error}.")

@@ -39,10 +39,23 @@ def open_ensemble(files: str, fuse: FuseConfig, limits: EvalConfig | PredictConf
                 f"weights {file}: its classes are {', '.join(part.names)}, those of the first are "
                 f"{', '.join(parts[0].names)}"
             )
+    _share_value_range([part.config for part in parts])
     shares = read_shares("fuse.weights", fuse.weights, len(parts))
     models = [part.model for part in parts]
     fused = Ensemble(models, fuse.method, shares, fuse.iou, limits.max_detections)
     return parts[0]._replace(model=fused.eval())
+
+
+def _share_value_range(configs: list[Config]) -> None:
+    """Gives the first the value range that those have which were trained with one; raises
+    InputError where these differ."""
+    ranges = sorted({config.loader.value_range for config in configs} - {0.0})
+    if len(ranges) > 1:
+        raise InputError(
+            f"weights: trained with loader.value_range {ranges[0]:.10g} and {ranges[1]:.10g}: one "
+            "image cannot be both; evaluate them one by one"
+        )
+    configs[0].loader.value_range = ranges[0] if ranges else 0.0
 
 
 def read_shares(key: str, text: str, count: int) -> list[float]:

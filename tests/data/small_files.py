@@ -132,3 +132,64 @@ def make_voc(folder, xml=VOC_XML, listing="1\n"):
     (folder / "Annotations" / "1.xml").write_bytes(xml)
     (folder / "ImageSets" / "Main" / "train.txt").write_bytes(listing.encode())
     return folder
+
+
+def tiff(values, order="<", photometric=None, orientation=1, num_pages=1):
+    """An uncompressed TIFF of values (H, W) or (H, W, C) of any numeric type, RGB from three
+    channels on; its directory lies behind the pixels."""
+    height, width = values.shape[:2]
+    channels = values.shape[2] if values.ndim == 3 else 1
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    photometric = (2 if channels >= 3 else 1) if photometric is None else photometric
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    data += bytes(len(data) % 2)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
+    body = data
+    for page in range(num_pages):
+        start = 8 + len(body)
+        numbers = {
+            256: (4, [width]), 257: (4, [height]), 258: (3, [values.itemsize * 8] * channels),
+            259: (3, [1]), 262: (3, [photometric]), 273: (4, [8]), 274: (3, [orientation]),
+            277: (3, [channels]), 278: (4, [height]), 279: (4, [values.nbytes]),
+            339: (3, [kind] * channels),
+        }  # fmt: skip
+        if channels in (2, 4) and photometric < 5:
+            numbers[338] = (3, [2])
+        end = start + 2 + 12 * len(numbers) + 4
+        entries, elsewhere = b"", b""
+        for tag, (type_, items) in sorted(numbers.items()):
+            packed = struct.pack(f"{order}{len(items)}{'HI'[type_ - 3]}", *items)
+            if len(packed) > 4:
+                elsewhere += packed
+                packed = struct.pack(f"{order}I", end + len(elsewhere) - len(packed))
+            entries += struct.pack(f"{order}HHI", tag, type_, len(items)) + packed.ljust(4, b"\0")
+        following = end + len(elsewhere) if page < num_pages - 1 else 0
+        body += struct.pack(f"{order}H", len(numbers)) + entries
+        body += struct.pack(f"{order}I", following) + elsewhere
+    return head + body
+
+
+def make_deep(folder, pictures, to_bytes, suffix=".png", splits=("train", "val")):
+    """A YOLO data set with `pictures` in each split, each as the bytes that to_bytes(picture)
+    gives."""
+    for split in splits:
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for number, image in enumerate(pictures):
+            (folder / f"images/{split}/{number}{suffix}").write_bytes(to_bytes(image))
+            (folder / f"labels/{split}/{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    content = {"path": ".", "names": ["a", "b"]} | {one: f"images/{one}" for one in splits}
+    (folder / "data.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "data.yaml")
+
+
+def with_white(image):
+    """The picture with a white and a black pixel, so that it uses its whole range."""
+    image = image.copy()
+    image[0, 0], image[0, 1] = 255, 0
+    return image
+
+
+def deep(image, bits):
+    """An 8-bit picture in the levels of another bit depth, as 16 bits."""
+    return np.round(image * (((1 << bits) - 1) / 255)).astype(np.uint16)

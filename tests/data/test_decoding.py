@@ -16,8 +16,8 @@ from tests.data.small_files import claiming, cmyk_jpeg, encode, picture, png, wi
 PROGRESSIVE = (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 
 
-def decoded(data):
-    return open_image(np.frombuffer(data, dtype=np.uint8), "im", WHOLE).pixels()
+def decoded(data, value_range=65535):
+    return open_image(np.frombuffer(data, dtype=np.uint8), "im", WHOLE, value_range).pixels()
 
 
 def refusal(data):
@@ -113,6 +113,54 @@ def test_a_jpeg_claims_the_size_of_its_frame_and_not_of_its_thumbnail():
 def test_formats_whose_cost_cannot_be_told_are_refused():
     assert "not a JPEG, PNG, BMP, TIFF or WebP image" in refusal(b"GIF89a" + bytes(100))
     assert "not a JPEG, PNG, BMP, TIFF or WebP image" in refusal(b"")
+
+
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [
+        (b"GIF89a", "a GIF; convert it"),
+        (b"II+\0\x08\0\0\0", "a BigTIFF; convert it"),
+        (b"\0\0\0\x1cftypheic", "a HEIC or a video; convert it"),
+        (b"\0\0\0\x1cftypavif", "an AVIF; convert it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html>", "a web page"),
+    ],
+)
+def test_a_file_that_only_bears_the_name_of_an_image_is_recognized(start, remedy):
+    assert remedy in refusal(start + bytes(100))
+
+
+def test_a_jpeg_of_12_bits_is_refused_by_name():
+    jpeg = bytearray(encode(".jpg", picture()))
+    jpeg[jpeg.index(b"\xff\xc0") + 4] = 12
+    assert "a JPEG of 12 bits per sample; convert it" in refusal(bytes(jpeg))
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".mpo"])
+def test_the_first_picture_of_a_multi_picture_jpeg_counts(suffix, tmp_path):
+    first, second = (encode(".jpg", picture(width)) for width in (64, 48))
+    # CIPA DC-007: an index of both in APP2, then one whole JPEG behind the other.
+    index = b"\xff\xe2" + struct.pack(">H", 10) + b"MPF\0MM\0*"
+    file = tmp_path / f"im{suffix}"
+    file.write_bytes(first[:2] + index + first[2:] + second)
+    assert np.array_equal(open_image(read_file(str(file)), "im", WHOLE).pixels(), decoded(first))
+
+
+def test_the_first_frame_of_an_animation_counts():
+    frames = [np.full((8, 8, 3), level, dtype=np.uint8) for level in (200, 90)]
+    animation = cv2.Animation()
+    animation.frames, animation.durations = frames, [100, 100]
+    for suffix in (".png", ".webp"):
+        encoded = cv2.imencodeanimation(suffix, animation)[1].tobytes()
+        assert np.abs(decoded(encoded).astype(int) - 200).max() <= 3
+
+
+def test_one_bit_and_palette_images_are_not_deep():
+    rows = b"\0\xf0\0\x0f"
+    assert decoded(png(8, 2, rows, depth=1, color=0), 0)[..., 0].tolist() == [
+        [255] * 4 + [0] * 4,
+        [0] * 4 + [255] * 4,
+    ]
 
 
 def test_files_that_are_no_images_are_named(tmp_path):
