@@ -23,11 +23,11 @@ from hvd_yolo.config.data_verbs import (
     SplitConfig,
     StatsConfig,
 )
-from hvd_yolo.data import open_dataset, open_splits, telling, writing
+from hvd_yolo.data import find_splits, open_dataset, open_splits, telling, writing
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.dealing import deal, read_shares
 from hvd_yolo.data.entries import Entry, entries_of, parts_of, with_places
-from hvd_yolo.data.judging import judge
+from hvd_yolo.data.judging import absent_splits, judge
 from hvd_yolo.data.measures import measure
 from hvd_yolo.data.order import keyed_rng, share
 from hvd_yolo.data.sheets import save_sheet
@@ -55,9 +55,11 @@ def main(argv: Sequence[str]) -> None:
 
 def check(config: CheckConfig, comm: Comm) -> None:
     """Tells what is wrong; exit code 1 when something of it is an error."""
-    datasets = _open(config.data, config.splits, comm)
+    names = _split_names(config.splits)
+    with agree(comm):
+        datasets, absent = find_splits(config.data, names)
     surveys = _survey(datasets, comm)
-    findings = judge(datasets, surveys)
+    findings = judge(datasets, surveys) + absent_splits(absent)
     with agree(comm):
         if comm.is_main:
             splits = _measure(datasets, surveys)
@@ -117,12 +119,17 @@ def draw(config: DrawConfig, comm: Comm) -> None:
 
 
 def _open(data: str, splits: str, comm: Comm) -> dict[str, Dataset]:
+    names = _split_names(splits)
+    with agree(comm):
+        return open_splits(data, names)
+
+
+def _split_names(splits: str) -> list[str]:
     names = [name.strip() for name in splits.split(",") if name.strip()]
     for name in names:
         if Path(name).name != name:
             raise InputError(f"splits: {name!r} is not a name that a split can have")
-    with agree(comm):
-        return open_splits(data, names)
+    return names
 
 
 def _survey(datasets: dict[str, Dataset], comm: Comm) -> dict[str, Survey]:
