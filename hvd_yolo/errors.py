@@ -35,3 +35,7 @@ class Stopped(Exception):
 
 class MissingSplit(InputError):
     """A data set that has no split of the name asked for; it may have others."""
+
+
+class SplitNotThere(InputError):
+    """A split that a data set names and whose images or labels are not there."""

@@ -1,26 +1,29 @@
 """Data sets, and how their images reach the ranks. open_dataset() tells the formats apart."""
 
-import reprlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
+from typing import NamedTuple
 
 from hvd_yolo.data import coco, shards, voc, yolo_txt
+from hvd_yolo.data.class_names import class_names, refuse_equal_names
+from hvd_yolo.data.darknet import is_data_file, read_data_file
+from hvd_yolo.data.data_yaml import read_yaml, root_folder, short
 from hvd_yolo.data.dataset import Annotations, Dataset, Sample
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.shapes import Shapes
-from hvd_yolo.data.text_files import read_text
-from hvd_yolo.errors import InputError, MissingSplit
+from hvd_yolo.errors import InputError, MissingSplit, SplitNotThere
 
 __all__ = [
-    "Annotations", "Dataset", "Sample", "UnreadableImage", "different_names", "open_dataset",
-    "open_splits",
+    "Annotations", "Dataset", "Sample", "Splits", "UnreadableImage", "different_names",
+    "find_splits", "open_dataset",
 ]  # fmt: skip
 
+logger = logging.getLogger(__name__)
+
 _FORMS = (
-    "expected `shapes`, a data.yaml of Ultralytics or of tar shards, a COCO folder "
-    "(annotations/instances_SPLIT.json) or a Pascal VOC "
+    "expected `shapes`, a data.yaml of Ultralytics or of tar shards, Darknet's obj.data, a COCO "
+    "folder (annotations/instances_SPLIT.json) or a Pascal VOC "
     "folder (Annotations/ and ImageSets/Main/SPLIT.txt)"
 )
 
@@ -28,10 +31,10 @@ _FORMS = (
 def open_dataset(path: str, split: str) -> Dataset:
     """The data set's `split`: train, val or test.
 
-    path: `shapes` or `shapes:N` (N drawn training images), a YAML file, a COCO folder or a VOC
-    folder. A YAML file may name `format: coco` or `format: voc` beside `path` and `names`, to fix
-    the order of the classes, or `format: webdataset` for YOLO text in tar shards. Raises InputError
-    when there is nothing of that kind, or nothing in it.
+    path: `shapes` or `shapes:N` (N drawn training images), a YAML file, Darknet's .data file, a
+    COCO folder or a VOC folder. A YAML file may name `format: coco` or `format: voc` beside `path`
+    and `names`, to fix the order of the classes, or `format: webdataset` for YOLO text in tar
+    shards. Raises InputError when there is nothing of that kind, or nothing in it.
     """
     if path == "shapes" or path.startswith("shapes:"):
         return Shapes.from_name(path, split)
@@ -47,36 +50,50 @@ def open_dataset(path: str, split: str) -> Dataset:
     else:
         raise InputError(f"data {path}: {_FORMS}")
     if len(dataset) == 0:
-        raise InputError(f"data {path}: the {split} split has no images")
+        raise SplitNotThere(f"data {path}: the {split} split has no images")
+    refuse_equal_names(f"data {path}", dataset.names)
     return dataset
 
 
-def open_splits(path: str, splits: Sequence[str] = ()) -> dict[str, Dataset]:
+class Splits(NamedTuple):
+    """The splits of a data set that are there, and, of each that it names and that is not, why."""
+
+    datasets: dict[str, Dataset]
+    absent: dict[str, str]
+
+
+def find_splits(path: str, splits: Sequence[str] = ()) -> Splits:
     """The splits named, each of which must be there, or those of train, val and test that are.
 
-    All have the same classes. Raises InputError as open_dataset does, and when there is no split.
+    Of the latter, a test split that is named and not there is absent: training needs none. All have
+    the same classes. Raises InputError as open_dataset does, and when there is no split.
     """
     if splits:
-        found = {split: open_dataset(path, split) for split in splits}
+        found = Splits({split: open_dataset(path, split) for split in splits}, {})
     else:
         found = _splits_there(path)
-    first, names = next((split, dataset.names) for split, dataset in found.items())
-    for split, dataset in found.items():
+    first, names = next((split, dataset.names) for split, dataset in found.datasets.items())
+    for split, dataset in found.datasets.items():
         if dataset.names != names:
             what = f"the {split} split, beside the {first} split,"
             raise InputError(different_names(what, dataset.names, names))
     return found
 
 
-def _splits_there(path: str) -> dict[str, Dataset]:
-    found: dict[str, Dataset] = {}
+def _splits_there(path: str) -> Splits:
+    found = Splits({}, {})
+    missing: list[MissingSplit] = []
     for split in ("train", "val", "test"):
         try:
-            found[split] = open_dataset(path, split)
+            found.datasets[split] = open_dataset(path, split)
         except MissingSplit as error:
-            missing = error
-    if not found:
-        raise missing
+            missing.append(error)
+        except SplitNotThere as error:
+            if split != "test" or not found.datasets:
+                raise
+            found.absent[split] = str(error)
+    if not found.datasets:
+        raise missing[0]
     return found
 
 
@@ -90,23 +107,19 @@ def different_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]
 
 
 def _open_yaml(file: Path, split: str) -> Dataset:
-    try:
-        content = yaml.safe_load(read_text(file))
-    # ValueError: a date that there is not, say; RecursionError: brackets in brackets.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"data {file}: not a YAML file: {error}") from error
-    if not isinstance(content, dict):
+    content = read_data_file(file) if is_data_file(file) else read_yaml(file)
+    if content is None:
         raise InputError(f"data {file}: {_FORMS}")
-    kind = content.get("format", "yolo")
-    folder = yolo_txt.root_folder(file, content)
+    kind = content.get("format") or "yolo"
+    folder = root_folder(file, content)
     if kind == "yolo":
         return yolo_txt.open_split(file, content, split)
     if kind == "webdataset":
         return shards.open_split(file, content, split)
     if kind == "coco":
-        return coco.open_split(folder, split, yolo_txt.class_names(file, content))
+        return coco.open_split(folder, split, class_names(file, content))
     if kind == "voc":
-        return voc.open_split(folder, split, yolo_txt.class_names(file, content))
+        return voc.open_split(folder, split, class_names(file, content))
     raise InputError(
-        f"data {file}: format is {reprlib.repr(kind)}, it must be yolo, coco, voc or webdataset"
+        f"data {file}: format is {short(kind)}, it must be yolo, coco, voc or webdataset"
     )

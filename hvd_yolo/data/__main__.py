@@ -3,6 +3,7 @@ writes them anew, on any number of ranks."""
 
 import dataclasses
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,17 +24,19 @@ from hvd_yolo.config.data_verbs import (
     SplitConfig,
     StatsConfig,
 )
-from hvd_yolo.data import open_dataset, open_splits, telling, writing
+from hvd_yolo.data import Splits, find_splits, open_dataset, telling, writing
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.dealing import deal, read_shares
 from hvd_yolo.data.entries import Entry, entries_of, parts_of, with_places
-from hvd_yolo.data.judging import judge
+from hvd_yolo.data.judging import absent_splits, judge
 from hvd_yolo.data.measures import measure
 from hvd_yolo.data.order import keyed_rng, share
 from hvd_yolo.data.sheets import save_sheet
 from hvd_yolo.data.survey import Survey, take_survey
 from hvd_yolo.errors import InputError
 from hvd_yolo.value_range import share_value_range
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -56,9 +59,9 @@ def main(argv: Sequence[str]) -> None:
 
 def check(config: CheckConfig, comm: Comm) -> None:
     """Tells what is wrong; exit code 1 when something of it is an error."""
-    datasets = _open(config.data, config.splits, comm)
+    datasets, absent = _find(config.data, config.splits, comm)
     surveys = _survey(datasets, comm)
-    findings = judge(datasets, surveys)
+    findings = judge(datasets, surveys) + absent_splits(absent)
     with agree(comm):
         if comm.is_main:
             splits = _measure(datasets, surveys)
@@ -119,14 +122,26 @@ def draw(config: DrawConfig, comm: Comm) -> None:
 
 
 def _open(data: str, splits: str, comm: Comm) -> dict[str, Dataset]:
+    datasets, absent = _find(data, splits, comm)
+    for reason in absent.values():
+        logger.warning("%s; the split is left out", reason)
+    return datasets
+
+
+def _find(data: str, splits: str, comm: Comm) -> Splits:
+    names = _split_names(splits)
+    with agree(comm):
+        found = find_splits(data, names)
+    share_value_range(list(found.datasets.values()), 0.0, comm)
+    return found
+
+
+def _split_names(splits: str) -> list[str]:
     names = [name.strip() for name in splits.split(",") if name.strip()]
     for name in names:
         if Path(name).name != name:
             raise InputError(f"splits: {name!r} is not a name that a split can have")
-    with agree(comm):
-        datasets = open_splits(data, names)
-    share_value_range(list(datasets.values()), 0.0, comm)
-    return datasets
+    return names
 
 
 def _survey(datasets: dict[str, Dataset], comm: Comm) -> dict[str, Survey]:

@@ -86,6 +86,8 @@ class ImageFiles:
     is_crowd (M). Boxes and areas are pixels, or shares of the image if `is_normalized`. `problems`:
     what the reader corrected, left out or could not use. `value_range`: the value that is white in
     images of more than 8 bits per sample, 0 where there are none; None: not determined yet.
+    `keypoints` (M, K, 2 or 3), where the data set has them: x and y in the unit of the boxes, and
+    the visibility as it is written.
     """
 
     names: tuple[str, ...]
@@ -102,6 +104,7 @@ class ImageFiles:
     contents: Contents | None = None
     problems: list[Problem] = field(default_factory=list)
     value_range: float | None = None
+    keypoints: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         # Of pixels it cannot be told without the images.
@@ -154,6 +157,16 @@ class ImageFiles:
             boxes, areas = boxes * (width, height, width, height), areas * (width * height)
         return Annotations(boxes, self.labels[rows], areas, self.is_crowd[rows])
 
+    def image_keypoints(self, index: int, width: int, height: int) -> np.ndarray | None:
+        """(N, K, 2 or 3), those of the image's rows with x and y in pixels; None where the data set
+        has none."""
+        if self.keypoints is None:
+            return None
+        found = self.keypoints[self.offsets[index] : self.offsets[index + 1]].copy()
+        if self.is_normalized:
+            found[..., :2] *= (width, height)
+        return found
+
 
 def lengths_and_times(files: Sequence[str]) -> list[tuple[int, int]]:
     """Bytes and time of change (ns) of each; -1, -1 where there is no such file."""
@@ -174,15 +187,18 @@ class AnnotationRows:
     """Collects annotations image by image, counts what had to be changed, and makes the flat
     arrays."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, keypoint_shape: tuple[int, int] | None = None) -> None:
+        """keypoint_shape: how many keypoints each object has, and how many numbers each of them."""
         self.source = source
+        self.keypoint_shape = keypoint_shape
+        self.keypoints: list[list[float]] = []
         self.files: list[str] = []
         self.ids: list[int] = []
         self.lengths: list[int] = []
         self.rows: list[tuple[float, ...]] = []
         self.problems = ProblemLog()
 
-    def start_image(self, file: Path, image_id: int) -> None:
+    def start_image(self, file: Path | str, image_id: int) -> None:
         """The rows that follow belong to this image."""
         self.files.append(str(file))
         self.ids.append(image_id)
@@ -245,4 +261,10 @@ class AnnotationRows:
             is_crowd=table[:, 6].astype(bool),
             is_normalized=is_normalized,
             problems=problems,
+            keypoints=self._keypoint_table(),
         )
+
+    def _keypoint_table(self) -> np.ndarray | None:
+        if self.keypoint_shape is None:
+            return None
+        return np.array(self.keypoints, dtype=np.float64).reshape(-1, *self.keypoint_shape)

@@ -9,24 +9,39 @@ from typing import NamedTuple
 IMAGE_SUFFIXES = {
     ".bmp", ".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp",
 }  # fmt: skip
-# Images that OpenCV's wheels cannot decode, or not on every machine.
-UNREADABLE_SUFFIXES = {".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl"}
+# Images that are not read: OpenCV's wheels cannot decode them, or not on every machine.
+UNREADABLE_SUFFIXES = {
+    ".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".heic", ".heics", ".heif", ".j2k",
+    ".jfi", ".jif", ".jp2", ".jpe", ".jpf", ".jpx", ".jxl", ".jxr", ".nef", ".orf", ".pbm", ".pgm",
+    ".pic", ".pnm", ".ppm", ".psd", ".raw", ".svg", ".tga", ".wdp",
+}  # fmt: skip
 
 
 class FolderListing(NamedTuple):
-    """images: sorted; others: files that are neither images nor hidden, sorted."""
+    """images: sorted; others: files that are neither images nor hidden, sorted.
 
-    images: list[Path]
-    others: list[Path]
+    Texts, for a hundred thousand Path take a second.
+    """
+
+    images: list[str]
+    others: list[str]
 
 
 def list_images(folder: Path) -> FolderListing:
     """The files below `folder`, links followed, without those that are hidden."""
-    images: list[Path] = []
-    others: list[Path] = []
-    for file in visible_files(folder):
-        (images if is_image_name(file.name) else others).append(file)
-    return FolderListing(sorted(images), sorted(others))
+    images: list[str] = []
+    others: list[str] = []
+    for place, names in _visible_names(folder):
+        prefix = "" if place == "." else os.path.join(place, "")
+        for name in names:
+            is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+            (images if is_image else others).append(prefix + name)
+    return FolderListing(sorted(images, key=path_parts), sorted(others, key=path_parts))
+
+
+def path_parts(path: str) -> list[str]:
+    """What paths are sorted by: a folder's files stay together."""
+    return path.split("/")
 
 
 def is_image_name(name: str) -> bool:
@@ -42,11 +57,17 @@ def is_hidden(name: str) -> bool:
 def visible_files(folder: Path) -> Iterator[Path]:
     """The files of a folder and of those below it, links followed, without hidden files and
     folders."""
+    for place, names in _visible_names(folder):
+        yield from (Path(place, name) for name in names)
+
+
+def _visible_names(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each of these folders with the names of its files."""
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(
             name for name in folders if not is_hidden(name) and not _leads_back(Path(place, name))
         )
-        yield from (Path(place, name) for name in names if not is_hidden(name))
+        yield place, [name for name in names if not is_hidden(name)]
 
 
 def _leads_back(folder: Path) -> bool:

@@ -43,6 +43,12 @@ def judge(datasets: dict[str, Dataset], surveys: dict[str, Survey]) -> list[Find
     return sorted(found, key=lambda finding: finding.severity)
 
 
+def absent_splits(absent: dict[str, str]) -> list[Finding]:
+    """Splits that the data set names and that are not there, from why they are not."""
+    what = "named, but not there; left out"
+    return [_finding("warning", split, what, [reason]) for split, reason in absent.items()]
+
+
 def _finding(severity: Severity, split: str, what: str, places: list[str]) -> Finding:
     return Finding(severity, split, what, len(places), places[:NUM_EXAMPLES])
 

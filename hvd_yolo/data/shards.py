@@ -20,14 +20,16 @@ import re
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hvd_yolo.data.class_names import class_names
+from hvd_yolo.data.data_yaml import Content, keypoint_shape, root_folder, split_sources
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles, lengths_and_times
+from hvd_yolo.data.label_rows import LabelRows
 from hvd_yolo.data.shard_index import index_shards
-from hvd_yolo.data.yolo_txt import add_labels, class_names, image_ids, root_folder, split_sources
+from hvd_yolo.data.yolo_txt import image_ids
 from hvd_yolo.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 
 
-def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
+def open_split(file: Path, content: Content, split: str) -> ImageFiles:
     """The split that the YAML `file`, read as `content`, names, in the order of shards and their
     members; raises InputError for what it cannot use."""
     names = class_names(file, content)
@@ -56,11 +58,13 @@ def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
             "KEY.txt, where KEY has no dot"
         )
     images = [shards[number] / member.name for number, member in members]
-    rows = AnnotationRows(f"{file} {split}")
+    rows = AnnotationRows(f"{file} {split}", keypoint_shape(file, content))
+    labeled = LabelRows(len(names), rows)
     for image, image_id, (_, member) in zip(images, image_ids(images), members, strict=True):
         rows.start_image(image, image_id)
         if member.labels is not None:
-            add_labels(member.labels, str(image.with_suffix(".txt")), len(names), rows)
+            labeled.add(member.labels, str(image.with_suffix(".txt")))
+    labeled.finish()
     for shard, index in zip(shards, indices, strict=True):
         for name in index.stray_labels:
             rows.problems.add("label files without an image, left out", f"{shard}/{name}")
@@ -126,7 +130,7 @@ def _open(shard: str) -> io.FileIO:
     return open(shard, "rb", buffering=0)
 
 
-def _shards(file: Path, content: dict[str, Any], split: str) -> list[Path]:
+def _shards(file: Path, content: Content, split: str) -> list[Path]:
     root = root_folder(file, content)
     sources = split_sources(file, content, split, "tar files, as train-{000000..000146}.tar,")
     shards: list[Path] = []

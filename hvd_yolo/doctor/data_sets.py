@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hvd_yolo.data import open_splits
+from hvd_yolo.data import find_splits
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.digest import MAKE_ALIKE, digest_of_truth
 from hvd_yolo.data.image_files import ImageFiles
@@ -31,12 +31,14 @@ _SLOW_SECONDS = 0.05
 class Look:
     """What a host sees of the data set.
 
-    error: why it cannot be opened, empty if it can. splits: images of each split, digests: of its
-    classes, labels, lengths and a few whole images. read_seconds: the median for one file.
+    error: why it cannot be opened, empty if it can. absent: why a split that is named, and needed
+    for no training, is not there. splits: images of each split, digests: of its classes, labels,
+    lengths and a few whole images. read_seconds: the median for one file.
     unreadable: the first file that could not be read.
     """
 
     error: str = ""
+    absent: list[str] = field(default_factory=list)
     splits: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     file_system: str = ""
@@ -47,10 +49,13 @@ class Look:
 def look(data: str) -> Look:
     """Opens the data set on this host and reads some of it."""
     try:
-        datasets = open_splits(data)
+        datasets, absent = find_splits(data)
     except InputError as error:
         return Look(error=str(error))
-    found = Look(splits={split: len(dataset) for split, dataset in datasets.items()})
+    found = Look(
+        absent=list(absent.values()),
+        splits={split: len(dataset) for split, dataset in datasets.items()},
+    )
     times: list[float] = []
     for split, dataset in datasets.items():
         total = digest_of_truth(dataset)
@@ -77,6 +82,12 @@ def judge(facts: list[Facts], looks: dict[int, Look], is_kept: bool) -> Iterator
                 [facts[rank]], "error", "data-unreadable", found.unreadable,
                 "copy the data set anew; python -m hvd_yolo.data check reads every image",
             )  # fmt: skip
+    for reason in dict.fromkeys(reason for found in opened.values() for reason in found.absent):
+        yield on(
+            [facts[rank] for rank, found in opened.items() if reason in found.absent],
+            "warning", "data-split-missing", reason,
+            "training needs no test split; correct the path in the YAML file to score on it",
+        )  # fmt: skip
     usual = next((found for found in opened.values()), None)
     odd = [rank for rank, f in opened.items() if (f.splits, f.digests) != _seen(usual)]
     if odd:

@@ -152,7 +152,7 @@ def label_of_marks_and_ends(rng, folder):
 
 
 def label_of_10000_boxes(rng, folder):
-    rows = rng.uniform(-0.2, 1.2, (10_000, 4)).tolist()
+    rows = rng.uniform(-0.01, 1.01, (10_000, 4)).tolist()
     lines = [f"1 {cx:.4f} {cy:.4f} {w:.4f} {h:.4f}" for cx, cy, w, h in rows]
     return files.make_yolo(folder, label="\n".join(lines))
 
@@ -249,8 +249,9 @@ def voc_path(rng, folder):
     return files.make_voc(folder, files.VOC_XML.replace("1.png", path))
 
 
-# What may come of each: the images are read, some are unreadable, or the data set is refused.
-ANY = {"read", "unreadable", "refused"}
+# What may come of each: the images are read, what cannot be used is reported as an error, some
+# images are unreadable, or the data set is refused.
+ANY = {"read", "reported", "unreadable", "refused"}
 KINDS = {
     truncated_jpeg: {"unreadable"},
     mutated_jpeg: {"read", "unreadable"},
@@ -262,13 +263,13 @@ KINDS = {
     rotated_jpeg: {"read"},
     no_image: {"unreadable", "refused"},
     label_of_words: {"refused"},
-    label_of_any_numbers: {"read"},
+    label_of_any_numbers: {"refused"},
     label_of_other_columns: {"refused"},
     label_of_marks_and_ends: {"read"},
     label_of_10000_boxes: {"read"},
     mutated_label: {"read", "refused"},
     mutated_yaml: ANY,
-    list_of_paths: {"unreadable", "refused"},
+    list_of_paths: {"read", "reported", "refused"},
     coco_value: ANY,
     coco_text: ANY,
     coco_twice: {"refused"},
@@ -287,7 +288,8 @@ def outcome(path, folder):
     except InputError as error:
         assert str(folder) in str(error), f"not named: {error}"
         return "refused"
-    found = "read"
+    is_reported = any(problem.severity == "error" for problem in dataset.problems)
+    found = "reported" if is_reported else "read"
     for index in range(len(dataset)):
         try:
             check_sample(load_sample(dataset, index), len(dataset.names))

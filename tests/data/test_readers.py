@@ -110,7 +110,7 @@ def test_a_yaml_of_roboflow_and_an_empty_path(tmp_path):
 
 
 def test_boxes_outside_and_without_area_are_counted(tmp_path, caplog):
-    lines = ["0 0.0 0.5 0.5 0.5", "0 0.5 0.5 0.0 0.5", "1 1.5 1.5 0.2 0.2", "1 0.5 0.5 0.1 0.1"]
+    lines = ["0 0.0 0.5 0.5 0.5", "0 0.5 0.5 0.0 0.5", "1 1.01 1.01 0.01 1", "1 0.5 0.5 0.1 0.1"]
     file = make_yolo(tmp_path, ["\n".join(lines)])
     with caplog.at_level(logging.WARNING):
         dataset = open_dataset(str(file), "train")
