@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles, lengths_and_times
 from hvd_yolo.data.shard_index import index_shards
@@ -74,7 +75,7 @@ def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
         )  # fmt: skip
     places = np.array([(number, one.start, one.length) for number, one in members], dtype=np.int64)
     storage = TarShards([str(shard) for shard in shards], places)
-    return rows.finish(names, tuple(range(len(names))), is_normalized=True, storage=storage)
+    return rows.finish(names, category_ids_of(names), is_normalized=True, storage=storage)
 
 
 class TarShards:

@@ -18,6 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
 from hvd_yolo.data.image_folders import list_images
 from hvd_yolo.data.text_files import inside, is_inside, read_text
@@ -57,7 +58,7 @@ def open_split(file: Path, content: dict[str, Any], split: str) -> ImageFiles:
             "%s %s: %d of %d images have no label file and are background (the first: %s)",
             file, split, len(unlabelled), len(images), unlabelled[0],
         )  # fmt: skip
-    return rows.finish(names, tuple(range(len(names))), is_normalized=True)
+    return rows.finish(names, category_ids_of(names), is_normalized=True)
 
 
 def class_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
