@@ -7,7 +7,6 @@ that all files of a pattern or list have in common.
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +79,6 @@ def find_files(source: str) -> SourceFiles:
 def _sorted_out(files: Iterable[Path], log: ProblemLog) -> list[Path]:
     """The pictures and videos among files, sorted, each once; the others are counted."""
     found: dict[str, Path] = {}
-    others: Counter[str] = Counter()
     for file in files:
         suffix = file.suffix.lower()
         if suffix in UNREADABLE_SUFFIXES:
@@ -88,7 +86,6 @@ def _sorted_out(files: Iterable[Path], log: ProblemLog) -> list[Path]:
         elif suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES:
             found.setdefault(os.path.abspath(file), file)
         else:
-            others[suffix] += 1
             log.add("files that are neither pictures nor videos, passed over", str(file))
     return sorted(found.values())
 

@@ -1,7 +1,6 @@
 """Pictures and the frames of videos to detect on, as a Dataset without annotations."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np

@@ -11,7 +11,7 @@ repeats and turns, to give the same frames.
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -88,9 +88,6 @@ class VideoReader:
         self._video: cv2.VideoCapture | None = None
         self._next = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: a decoder belongs to its process."""
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._close()
+    def __reduce__(self) -> tuple[type["VideoReader"], tuple[()]]:
+        """Without the decoder, which belongs to its process."""
+        return VideoReader, ()
