@@ -61,9 +61,13 @@ class PredictConfig:
 
     Args:
         weights: checkpoint of a run (best.pt); several, comma separated, are an ensemble.
-        source: a picture, a folder of pictures, a glob pattern in quotes, or a video.
-        output: folder for images/, labels/ (YOLO text) and detections.json (COCO results); empty:
-            the next free runs/predict, runs/predict2, ...
+        source: a picture, a video, a folder, a glob pattern in quotes, a list (.txt: a path a
+            line), or on one rank a stream (rtsp://, http://, https://).
+        output: folder for images/, labels/ (YOLO text) and detections.json (COCO results), laid out
+            as the source is, without results of an earlier run; empty: the next free
+            runs/predict, runs/predict2, ...
+        video: file to write an annotated video to (.mp4, .avi, .mkv, .mov, .m4v, .webm), when the
+            source is one video or a stream.
         imgsz: side of the square model input, pixels; 0: that of the training.
         batch_size: images a forward pass.
         workers: loader processes a rank; -1: from the CPUs there are.
@@ -78,6 +82,7 @@ class PredictConfig:
     weights: str = ""
     source: str = ""
     output: str = ""
+    video: str = ""
     imgsz: int = 0
     batch_size: int = 16
     workers: int = -1

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
 from hvd_yolo.data.image_folders import is_image_name, visible_files
 from hvd_yolo.data.text_files import inside, read_text
@@ -51,7 +52,7 @@ def read_folders(
         rows.start_image(_image_file(file, content["imagePath"]), number)
         for place, shape in enumerate(content["shapes"]):
             _add_shape(shape, f"{file}: shapes[{place}]", label_of_name, rows)
-    return rows.finish(names, tuple(range(1, len(names) + 1)), is_normalized=False)
+    return rows.finish(names, category_ids_of(names), is_normalized=False)
 
 
 def _add_shape(

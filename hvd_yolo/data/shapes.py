@@ -10,6 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.dataset import Annotations
 from hvd_yolo.data.decoding import Scaled, scaled
 from hvd_yolo.errors import InputError, MissingSplit
@@ -26,7 +27,7 @@ class Shapes:
     quarter of that."""
 
     names = NAMES
-    category_ids = (1, 2, 3, 4, 5, 6)
+    category_ids = category_ids_of(NAMES)
     is_clean = True
 
     def __init__(self, num_images: int, split_seed: int) -> None:

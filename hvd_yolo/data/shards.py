@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.class_names import class_names
 from hvd_yolo.data.data_yaml import Content, keypoint_shape, root_folder, split_sources
 from hvd_yolo.data.decoding import UnreadableImage
@@ -78,7 +79,7 @@ def open_split(file: Path, content: Content, split: str) -> ImageFiles:
         )  # fmt: skip
     places = np.array([(number, one.start, one.length) for number, one in members], dtype=np.int64)
     storage = TarShards([str(shard) for shard in shards], places)
-    return rows.finish(names, tuple(range(len(names))), is_normalized=True, storage=storage)
+    return rows.finish(names, category_ids_of(names), is_normalized=True, storage=storage)
 
 
 class TarShards:

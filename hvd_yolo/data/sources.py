@@ -1,118 +1,108 @@
-"""Pictures and videos to detect on, as a Dataset without annotations."""
+"""Pictures and the frames of videos to detect on, as a Dataset without annotations."""
 
-import glob
-from pathlib import Path
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from hvd_yolo.data.dataset import WHOLE, Annotations
-from hvd_yolo.data.decoding import (
-    Scaled,
-    UnreadableImage,
-    is_deep,
-    open_image,
-    read_file,
-    scaled,
-)
+from hvd_yolo.data.decoding import Scaled, is_deep, open_image, scaled
 from hvd_yolo.data.deep_images import range_of
 from hvd_yolo.data.image_files import LooseFiles
-from hvd_yolo.errors import InputError
+from hvd_yolo.data.source_files import SourceFiles, is_video
+from hvd_yolo.data.videos import VideoReader
+from hvd_yolo.data.yolo_txt import image_ids
 
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+class Place(NamedTuple):
+    """Where a picture comes from: the path below the root of the source, and the number of the
+    frame, from 1, for a video, else 0."""
+
+    name: str
+    frame: int
 
 
 class Sources:
-    """The pictures of a file, folder or glob pattern, or the frames of its videos, by name.
+    """The pictures of a source and the frames of its videos, in the order of its files.
 
-    names: the classes of the detector; files: of each picture or frame, with storage; value_range:
-    see ImageFiles.
+    image_id: the number that the file names are, if each is another one (as COCO's are), else the
+    index from 1: as the same pictures have as a data set of YOLO text. files, storage: of all
+    pictures and videos; value_range: see ImageFiles.
     """
 
     is_clean = True
 
-    def __init__(self, source: str, names: tuple[str, ...]) -> None:
-        """Raises InputError when there is nothing to detect on."""
+    def __init__(
+        self,
+        found: SourceFiles,
+        num_frames: Sequence[int],
+        names: tuple[str, ...],
+        category_ids: tuple[int, ...],
+    ) -> None:
+        """num_frames: of each file that is a video; those of the others are not looked at. names
+        and category_ids: the classes of the detector."""
         self.names = names
-        self.category_ids = tuple(range(1, len(names) + 1))
-        # (file, frame of a video or -1)
-        self._places: list[tuple[Path, int]] = []
-        self._root = Path(source) if Path(source).is_dir() else None
-        for file in _files(source):
-            if file.suffix.lower() in VIDEOS:
-                self._places += [(file, frame) for frame in range(_num_frames(file))]
-            else:
-                self._places.append((file, -1))
-        self.files = np.array([str(file) for file, _ in self._places], dtype=str)
+        self.category_ids = category_ids
+        self.files = np.array([str(file) for file in found.files], dtype=str)
         self.storage = LooseFiles(self.files)
         self.value_range: float | None = None
-        if not self._places:
-            raise InputError(
-                f"source {source!r}: no picture ({', '.join(PICTURES)}) or video "
-                f"({', '.join(VIDEOS)}) is there"
-            )
+        self._files = found.files
+        self._names = found.names
+        places = [
+            (number, frame)
+            for number, name in enumerate(found.names)
+            for frame in (range(num_frames[number]) if is_video(name) else (-1,))
+        ]
+        self._places = np.array(places, dtype=np.int64).reshape(-1, 2)
+        has_videos = (self._places[:, 1] >= 0).any()
+        ids = range(1, len(places) + 1) if has_videos else image_ids(found.files)
+        self._ids = np.array(ids, dtype=np.int64)
+        # Inputs and what is drawn on are asked for in turn, each in ascending order.
+        self._input_frames, self._whole_frames = VideoReader(), VideoReader()
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def name(self, index: int) -> str:
-        """The file's name, below a folder with the folders on the way, and with the number of the
-        frame for a video."""
-        file, frame = self._places[index]
-        name = "_".join(file.relative_to(self._root).parts) if self._root else file.name
-        return name if frame < 0 else f"{Path(name).stem}_{frame + 1:06}.jpg"
+    def place(self, index: int) -> Place:
+        """The file and frame."""
+        number, frame = self._places[index].tolist()
+        return Place(self._names[number], frame + 1)
 
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8 BGR; raises UnreadableImage."""
-        return self.scaled(index, WHOLE).pixels()
+        number, frame = self._places[index].tolist()
+        if frame < 0:
+            return self._picture(number, WHOLE).pixels()
+        return self._whole_frames.frame(self._files[number], frame)
 
     def scaled(self, index: int, size: int) -> Scaled:
         """The picture or frame, its long side cut to at most `size`."""
-        file, frame = self._places[index]
+        number, frame = self._places[index].tolist()
         if frame < 0:
-            encoded = read_file(str(file))
-            if self.value_range is None and is_deep(encoded):
-                self.value_range = range_of(self.files, self.storage)
-            return open_image(encoded, self.name(index), size, self.value_range or 0.0)
-        video = cv2.VideoCapture(str(file))
-        video.set(cv2.CAP_PROP_POS_FRAMES, frame)
-        image = video.read()[1]
-        video.release()
-        if image is None:
-            raise UnreadableImage(f"{self.name(index)}: not a frame that OpenCV can decode")
-        height, width = image.shape[:2]
-        return scaled(width, height, size, lambda: image)
+            return self._picture(number, size)
+        image = self._input_frames.frame(self._files[number], frame)
+        return scaled(image.shape[1], image.shape[0], size, lambda: image)
+
+    def _picture(self, number: int, size: int) -> Scaled:
+        encoded = self.storage.item(number)
+        if self.value_range is None and is_deep(encoded):
+            self.value_range = range_of(self.files, self.storage)
+        return open_image(encoded, str(self._files[number]), size, self.value_range or 0.0)
 
     def fingerprint(self) -> bytes:
         """The files and frames."""
-        return repr(self._places).encode()
+        return repr((self._names, self._places.tolist())).encode()
 
     def image_id(self, index: int) -> int:
-        """The index, from 1."""
-        return index + 1
+        """See the class."""
+        return int(self._ids[index])
 
     def annotations(self, index: int, width: int, height: int) -> Annotations:
         """None are known."""
-        nothing = np.zeros(0)
-        return Annotations(
-            np.zeros((0, 4)), nothing.astype(np.int64), nothing, nothing.astype(bool)
-        )
+        return no_annotations()
 
 
-def _files(source: str) -> list[Path]:
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(source, recursive=True))
-    known = PICTURES + VIDEOS
-    return sorted(file for file in found if file.suffix.lower() in known)
-
-
-def _num_frames(file: Path) -> int:
-    video = cv2.VideoCapture(str(file))
-    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    video.release()
-    if count <= 0:
-        raise InputError(f"source {file}: not a video that OpenCV can decode")
-    return count
+def no_annotations() -> Annotations:
+    """Those of an image that nothing is known of."""
+    nothing = np.zeros(0)
+    return Annotations(np.zeros((0, 4)), nothing.astype(np.int64), nothing, nothing.astype(bool))

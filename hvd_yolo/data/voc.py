@@ -9,6 +9,7 @@ import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
 from hvd_yolo.data.text_files import inside, read_text
 from hvd_yolo.errors import InputError, MissingSplit
@@ -28,7 +29,7 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
             stem = line.split()[0]
             file = inside(folder, folder / "Annotations" / f"{stem}.xml", f"{listing}:{number}")
             _read_image(file, folder, stem, label_of_name, rows)
-    return rows.finish(names, tuple(range(len(names))), is_normalized=False)
+    return rows.finish(names, category_ids_of(names), is_normalized=False)
 
 
 def _read_image(

@@ -163,8 +163,10 @@ def _identity_lost(entries: Sequence[Entry], file: Path, splits: list[str]) -> l
         lost.append(f"file names: {len(renamed)} (the first is now {renamed[0].name})")
     if any(ids[entry.split, entry.name] != entry.image_id for entry in entries):
         lost.append("image ids: the images are numbered anew")
-    if written[splits[0]].category_ids != entries[0].dataset.category_ids:
-        lost.append("category ids: the classes are numbered from 0")
+    category_ids = written[splits[0]].category_ids
+    if category_ids != entries[0].dataset.category_ids:
+        now = ", ".join(map(str, category_ids[:3]))
+        lost.append(f"category ids: the format has none, those of the first classes are now {now}")
     return lost
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.class_names import class_names
 from hvd_yolo.data.data_yaml import (
     Content,
@@ -79,7 +80,7 @@ def open_split(file: Path, content: Content, split: str) -> ImageFiles:
             "%s %s: %d of %d images have no label file and are background (the first: %s)",
             file, split, len(unlabelled), len(images), unlabelled[0],
         )  # fmt: skip
-    return rows.finish(names, tuple(range(len(names))), is_normalized=True)
+    return rows.finish(names, category_ids_of(names), is_normalized=True)
 
 
 def _images(

@@ -1,0 +1,1 @@
+"""Detection with a trained model on pictures, videos and streams: what it writes, and where."""

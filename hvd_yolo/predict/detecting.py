@@ -1,0 +1,80 @@
+"""Detections of batches, written image by image as they are found."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from hvd_yolo.comm import Comm, log
+from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.loader import Batch
+from hvd_yolo.data.sources import Place
+from hvd_yolo.evaluate import detection_rows
+from hvd_yolo.predict.output_names import OutputNames
+from hvd_yolo.predict.outputs import draw, write_outputs
+
+
+class Images(Dataset, Protocol):
+    """A Dataset that knows where its images come from."""
+
+    def place(self, index: int) -> Place:
+        """The file, and the frame of a video."""
+        ...
+
+
+@dataclass
+class Detected:
+    """What one rank has found: rows (D, 7) as evaluate.scoring.Table holds them, a list of arrays,
+    the number of images, and the messages of those that could not be read."""
+
+    rows: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, 7))])
+    num_images: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def detect(
+    model: torch.nn.Module,
+    batches: Iterable[Batch],
+    images: Images,
+    outputs: Callable[[int], OutputNames],
+    folder: Path,
+    comm: Comm,
+    detected: Detected,
+) -> None:
+    """Detects on the batches and writes the picture and text of each image where outputs(index)
+    says; adds to `detected`."""
+    index_of_id = {images.image_id(index): index for index in range(len(images))}
+    for batch in batches:
+        for message in batch.unreadable:
+            _note(detected, message, comm)
+        for item, rows in zip(batch.items, _rows_of(batch, model, comm.device), strict=True):
+            index = index_of_id[item.image_id]
+            try:
+                picture = draw(images.image(index), rows, images.names)
+            except UnreadableImage as error:
+                # It could be read a moment ago.
+                _note(detected, str(error), comm)
+                continue
+            write_outputs(folder, outputs(index), picture, rows, comm.rank)
+            detected.rows.append(rows)
+            detected.num_images += 1
+
+
+def _note(detected: Detected, message: str, comm: Comm) -> None:
+    log(comm).error("not detected on, an unreadable image: %s", message)
+    detected.unreadable.append(message)
+
+
+@torch.no_grad()
+def _rows_of(batch: Batch, model: torch.nn.Module, device: torch.device) -> list[np.ndarray]:
+    if not batch.items:
+        return []
+    images, _ = batch.to_model(device, next(model.parameters()).dtype)
+    return [
+        detection_rows(item, detections)
+        for item, detections in zip(batch.items, model(images), strict=True)
+    ]
