@@ -184,7 +184,6 @@ def _survey_to_write(
         writing.refuse_occupied(Path(config.output))
         writing.refuse_missing_writer(config.to)
     datasets = _open(config.data, config.splits, comm)
-    writing.refuse_equal_names(next(iter(datasets.values())).names, config.to)
     surveys = _survey(datasets, comm)
     lines = [line for survey in surveys.values() for line in survey.unreadable]
     if lines and comm.is_main:

@@ -120,13 +120,6 @@ def _write_darknet(folder: Path, names: tuple[str, ...], splits: Sequence[str]) 
     _write_text(folder / "obj.data", "".join(f"{line}\n" for line in lines))
 
 
-def refuse_equal_names(names: tuple[str, ...], to: str) -> None:
-    """COCO and VOC tell classes by their names; raises InputError where that cannot work."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice and LAYOUTS[to].labels != "yolo":
-        raise InputError(f"two classes are named {twice[0]}: the format {to} cannot tell them")
-
-
 def _fitted(entry: Entry, to: str) -> tuple[Annotations, Counter[str]]:
     """The objects that the format can hold, and how many it cannot, or not as they are."""
     truth = entry.truth

@@ -10,6 +10,7 @@ import pytest
 
 from hvd_yolo.data.dataset import WHOLE
 from hvd_yolo.data.decoding import UnreadableImage, open_image, read_file
+from hvd_yolo.data.source_files import find_files
 from hvd_yolo.data.sources import Sources
 from tests.data.small_files import claiming, cmyk_jpeg, encode, picture, png, with_exif
 
@@ -170,7 +171,8 @@ def test_files_that_are_no_images_are_named(tmp_path):
     for name in ("empty.png", "folder.png", "missing.png", "text.png", "nul\0.png"):
         with pytest.raises(UnreadableImage, match=name.split("\0", maxsplit=1)[0]):
             open_image(read_file(str(tmp_path / name)), name, WHOLE).pixels()
-    sources = Sources(str(tmp_path), ("a",))
-    for index in range(3):
-        with pytest.raises(UnreadableImage, match=sources.name(index)):
+    found = find_files(str(tmp_path))
+    sources = Sources(found, [0] * len(found.files), ("a",), (1,))
+    for index in range(len(sources)):
+        with pytest.raises(UnreadableImage, match=sources.place(index).name):
             sources.image(index)
