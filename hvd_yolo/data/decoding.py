@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from hvd_yolo.data.headers import claimed_size, jpeg_frame, jpeg_orientation
+from hvd_yolo.data.headers import claimed_size, jpeg_frame, jpeg_orientation, other_orientation
 from hvd_yolo.letterbox import cut_to
 
 # 16384 x 16384: above any camera's, 0.8 GB decoded. OpenCV's own limit is four times this, and 700
@@ -23,11 +23,18 @@ class UnreadableImage(Exception):
     """An image file that cannot be decoded; the text names it."""
 
 
+class OtherSize(UnreadableImage):
+    """An image whose size is not the one that its annotations state: their boxes cannot be used;
+    the text has both sizes."""
+
+
 class Scaled(NamedTuple):
     """An image that is width x height in its file, turned upright, with its long side cut to
     cut_width x cut_height; decoded when the pixels are asked for. See scaled().
 
-    decode: gives all pixels or, sooner, fewer, but not fewer than the cut has.
+    decode: gives all pixels or, sooner, fewer, but not fewer than the cut has. orientation: that of
+    EXIF (1 to 8), by which the pixels of the file are turned; from 5 on width and height change
+    places.
     """
 
     width: int
@@ -35,6 +42,7 @@ class Scaled(NamedTuple):
     cut_width: int
     cut_height: int
     decode: Callable[[], np.ndarray]
+    orientation: int = 1
 
     def pixels(self) -> np.ndarray:
         """(cut_height, cut_width, 3) uint8 BGR; raises UnreadableImage."""
@@ -49,9 +57,11 @@ class Scaled(NamedTuple):
         return cv2.resize(pixels, (self.cut_width, self.cut_height), interpolation=method)
 
 
-def scaled(width: int, height: int, size: int, decode: Callable[[], np.ndarray]) -> Scaled:
+def scaled(
+    width: int, height: int, size: int, decode: Callable[[], np.ndarray], orientation: int = 1
+) -> Scaled:
     """The width x height image that `decode` gives, its long side cut to at most `size`."""
-    return Scaled(width, height, *cut_to(width, height, size), decode)
+    return Scaled(width, height, *cut_to(width, height, size), decode, orientation)
 
 
 def read_file(file: str) -> np.ndarray:
@@ -92,6 +102,7 @@ def open_image(encoded: np.ndarray, file: str, size: int) -> Scaled:
     """
     width, height, num_components = _checked_size(encoded, file)
     magic = encoded[:4].tobytes()
+    orientation = 1
     if magic[:3] == b"\xff\xd8\xff":
         orientation = jpeg_orientation(memoryview(encoded))
         # CMYK has four components.
@@ -104,8 +115,12 @@ def open_image(encoded: np.ndarray, file: str, size: int) -> Scaled:
     elif magic[:2] != b"BM" and (magic != b"\x89PNG" or b"eXIf" in encoded.tobytes()):
         # What these formats say of their size and their turn is left to OpenCV.
         whole = _decode(encoded, file)
-        return scaled(whole.shape[1], whole.shape[0], size, lambda: whole)
-    return scaled(width, height, size, partial(_decode, encoded, file))
+        orientation = other_orientation(memoryview(encoded))
+        if orientation >= 5 and whole.shape[:2] == (height, width) and width != height:
+            # Not every version of OpenCV turns every format.
+            orientation = 1
+        return scaled(whole.shape[1], whole.shape[0], size, lambda: whole, orientation)
+    return scaled(width, height, size, partial(_decode, encoded, file), orientation)
 
 
 def _decode_jpeg(encoded: np.ndarray, file: str, width: int, height: int) -> np.ndarray:

@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from hvd_yolo.data.dataset import WHOLE, Annotations
-from hvd_yolo.data.decoding import Scaled, UnreadableImage, open_image, read_file
+from hvd_yolo.data.decoding import OtherSize, Scaled, UnreadableImage, open_image, read_file
+from hvd_yolo.data.orientation import turn_boxes
 from hvd_yolo.data.problems import Problem, ProblemLog, log_problems
 
 # A network file system answers many questions at once as fast as one.
@@ -68,7 +69,9 @@ class ImageFiles:
     `files` (N) are their names, `storage` has them; `contents`, if given, is a copy that is read in
     its place. Image i owns the rows offsets[i] to offsets[i + 1] of boxes (M, 4), labels, areas and
     is_crowd (M). Boxes and areas are pixels, or shares of the image if `is_normalized`. `problems`:
-    what the reader corrected, left out or could not use.
+    what the reader corrected, left out or could not use. `sizes` (N, 2): width and height that the
+    annotations state, 0 where they do not; None: of no image. `is_clipped`: annotations() cuts the
+    boxes to the image. `has_truth`: False where the annotations of the split are withheld.
     """
 
     names: tuple[str, ...]
@@ -84,6 +87,9 @@ class ImageFiles:
     is_normalized: bool
     contents: Contents | None = None
     problems: list[Problem] = field(default_factory=list)
+    sizes: np.ndarray | None = None
+    is_clipped: bool = False
+    has_truth: bool = True
 
     def __post_init__(self) -> None:
         # Of pixels it cannot be told without the images.
@@ -99,12 +105,34 @@ class ImageFiles:
         return self.scaled(index, WHOLE).pixels()
 
     def scaled(self, index: int, size: int) -> Scaled:
-        """The file's image, its long side cut to at most `size`."""
-        return open_image(self.encoded(index), str(self.files[index]), size)
+        """The file's image, its long side cut to at most `size`; raises OtherSize, an
+        UnreadableImage, where the annotations are of an image of another size."""
+        found = open_image(self.encoded(index), str(self.files[index]), size)
+        stated = self._stated_size(index)
+        sides = found.width, found.height
+        if any(stated) and stated != sides and not self.is_turned(index, *sides, found.orientation):
+            raise OtherSize(
+                f"{self.files[index]}: it is {found.width} x {found.height} pixels, its "
+                f"annotations are of {stated[0]} x {stated[1]}"
+            )
+        return found
+
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """Whether the annotations are of the image as it is stored, and EXIF displays it with its
+        sides swapped, as width x height: then annotations() turns the boxes with it."""
+        return orientation >= 5 and width != height and self._stated_size(index) == (height, width)
+
+    def _stated_size(self, index: int) -> tuple[int, int]:
+        if self.sizes is None:
+            return 0, 0
+        width, height = self.sizes[index].tolist()
+        return width, height
 
     def fingerprint(self) -> bytes:
-        """Names, lengths and times of change of the files, or of what they are stored in."""
-        return self.storage.fingerprint()
+        """Names, lengths and times of change of the files, or of what they are stored in, and the
+        sizes that are stated: they decide which images can be used."""
+        stated = b"" if self.sizes is None else self.sizes.tobytes()
+        return self.storage.fingerprint() + stated
 
     def encoded(self, index: int) -> np.ndarray:
         """The bytes of the file; raises UnreadableImage when it cannot be opened."""
@@ -115,13 +143,20 @@ class ImageFiles:
         """The data set's own number of the image."""
         return int(self.ids[index])
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
-        """The rows of the image, in pixels."""
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
+        """The rows of the image, in pixels as it is displayed."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
-        boxes, areas = self.boxes[rows], self.areas[rows]
+        boxes, areas, is_crowd = self.boxes[rows], self.areas[rows], self.is_crowd[rows]
         if self.is_normalized:
             boxes, areas = boxes * (width, height, width, height), areas * (width * height)
-        return Annotations(boxes, self.labels[rows], areas, self.is_crowd[rows])
+        elif self.is_turned(index, width, height, orientation):
+            boxes = turn_boxes(boxes, orientation, height, width)
+        if self.is_clipped:
+            boxes = np.clip(boxes, 0, (width, height, width, height))
+            sides = boxes[:, 2:] - boxes[:, :2]
+            # What lies outside altogether is ignored, as crowds are.
+            areas, is_crowd = sides.prod(1), is_crowd | (sides <= 0).any(1)
+        return Annotations(boxes, self.labels[rows], areas, is_crowd)
 
 
 def lengths_and_times(files: Sequence[str]) -> list[tuple[int, int]]:
@@ -147,14 +182,17 @@ class AnnotationRows:
         self.source = source
         self.files: list[str] = []
         self.ids: list[int] = []
+        self.sizes: list[tuple[int, int]] = []
         self.lengths: list[int] = []
         self.rows: list[tuple[float, ...]] = []
         self.problems = ProblemLog()
 
-    def start_image(self, file: Path, image_id: int) -> None:
-        """The rows that follow belong to this image."""
+    def start_image(self, file: Path, image_id: int, size: tuple[int, int] = (0, 0)) -> None:
+        """The rows that follow belong to this image. size: the width and height that the
+        annotations state; 0, 0: unknown."""
         self.files.append(str(file))
         self.ids.append(image_id)
+        self.sizes.append(size)
         self.lengths.append(0)
 
     def add(
@@ -192,6 +230,8 @@ class AnnotationRows:
         category_ids: tuple[int, ...],
         is_normalized: bool,
         storage: Storage | None = None,
+        is_clipped: bool = False,
+        has_truth: bool = True,
     ) -> ImageFiles:
         """The data set, of loose files unless it has another storage; what was counted is logged, a
         line a kind."""
@@ -214,4 +254,7 @@ class AnnotationRows:
             is_crowd=table[:, 6].astype(bool),
             is_normalized=is_normalized,
             problems=problems,
+            sizes=np.array(self.sizes, dtype=np.int64) if any(map(any, self.sizes)) else None,
+            is_clipped=is_clipped,
+            has_truth=has_truth,
         )

@@ -21,6 +21,7 @@ class Sources:
     """
 
     is_clean = True
+    has_truth = False
 
     def __init__(self, source: str, names: tuple[str, ...]) -> None:
         """Raises InputError when there is nothing to detect on."""
@@ -76,7 +77,11 @@ class Sources:
         """The index, from 1."""
         return index + 1
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """Never."""
+        return False
+
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
         """None are known."""
         nothing = np.zeros(0)
         return Annotations(
