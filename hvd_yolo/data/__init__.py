@@ -40,10 +40,12 @@ def open_dataset(path: str, split: str) -> Dataset:
         raise InputError(f"data {path}: no such file or folder; {_FORMS}")
     if location.is_file():
         dataset = _open_yaml(location, split)
-    elif (location / "annotations").is_dir():
+    elif coco.is_folder(location):
         dataset = coco.open_split(location, split)
-    elif (location / "Annotations").is_dir():
+    elif voc.is_folder(location):
         dataset = voc.open_split(location, split)
+    elif file := yaml_of_folder(location):
+        dataset = _open_yaml(file, split)
     else:
         raise InputError(f"data {path}: {_FORMS}")
     if len(dataset) == 0:
@@ -75,9 +77,28 @@ def _splits_there(path: str) -> dict[str, Dataset]:
             found[split] = open_dataset(path, split)
         except MissingSplit as error:
             missing = error
-    if not found:
+    # An export that is not split yet: CVAT's `default`, say.
+    others = [] if found else _other_splits(path)
+    if not found and not others:
         raise missing
-    return found
+    return found or {split: open_dataset(path, split) for split in others}
+
+
+def _other_splits(path: str) -> list[str]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return []
+    return coco.split_names(folder) or voc.split_names(folder)
+
+
+def yaml_of_folder(folder: Path) -> Path | None:
+    """The data.yaml of a folder, or the one YAML file with `names` that lies in it."""
+    exact = folder / "data.yaml"
+    if exact.is_file():
+        return exact
+    files = [file for file in folder.iterdir() if file.suffix in (".yaml", ".yml")]
+    files = [file for file in files if "names:" in read_text(file)]
+    return files[0] if len(files) == 1 else None
 
 
 def different_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hvd_yolo.data.image_folders import is_hidden
 from hvd_yolo.data.text_files import inside
-from hvd_yolo.errors import InputError
+from hvd_yolo.errors import InputError, MissingSplit
 
 USUAL = ("train", "val", "test")
 ROBOFLOW = "_annotations.coco.json"
@@ -27,6 +27,8 @@ _OTHER_KINDS = ("captions", "panoptic", "stuff")
 _YEAR = re.compile(r"_?(19|20)[0-9]{2}$")
 # Tried before an image folder is given up.
 _MAX_TRIED = 100
+# More in one folder are one an image.
+_MAX_JSON = 10
 # Folders that are listed: beyond it costs more than it saves.
 _MAX_LISTED = 1000
 
@@ -75,11 +77,13 @@ def _first(split: str, found: list[tuple[int, Path]]) -> Path:
 
 def _of_split_folders(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for place in _subfolders(folder):
-        split = common_split(place.name)
+    for name in _visible(folder):
+        split, place = common_split(name), folder / name
+        if split not in USUAL or not place.is_dir():
+            continue
         exact = place / ROBOFLOW
         files = [exact] if exact.is_file() else _coco_like(_json_files(place))
-        if split in USUAL and len(files) == 1:
+        if len(files) == 1:
             if split in found:
                 raise InputError(
                     f"data {folder}: {found[split]} and {files[0]} can both be the {split} split; "
@@ -101,7 +105,7 @@ def _of_root(folder: Path) -> dict[str, Path]:
 
 def _coco_like(files: list[Path]) -> list[Path]:
     """Not those that belong to an image each, as LabelMe writes them, nor settings."""
-    return [file for file in files if _begins_like_coco(file)]
+    return [file for file in files if _begins_like_coco(file)] if len(files) <= _MAX_JSON else []
 
 
 def _begins_like_coco(file: Path) -> bool:
@@ -115,19 +119,12 @@ def _begins_like_coco(file: Path) -> bool:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    return [file for file in _visible(folder) if file.suffix.lower() == ".json" and file.is_file()]
+    names = (name for name in _visible(folder) if name.lower().endswith(".json"))
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return [place for place in _visible(folder) if place.is_dir()]
-
-
-def _visible(folder: Path) -> list[Path]:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names) if not is_hidden(name)]
+def _visible(folder: Path) -> list[str]:
+    return sorted(name for name in _listed(folder) if not is_hidden(name))
 
 
 class ImageNames:
@@ -140,22 +137,32 @@ class ImageNames:
         """Raises InputError when not one of the first images is there."""
         self._folder = folder
         self._file = file
-        self._place, self._num_dropped = self._find(names)
         self._listings: dict[Path, dict[str, list[str]]] = {}
+        # Where names begin, and what they begin with that is left out.
+        self._place, self._dropped = self._find(names)
 
     def path(self, name: str, number: int) -> Path:
         """The file of images[number]; as it is written where there is none, also not in letters of
         another case."""
         parts = _parts(name)
-        kept = parts[self._num_dropped :] if len(parts) > self._num_dropped else parts
-        path = inside(
-            self._folder, self._place.joinpath(*kept), f"{self._file}: images[{number}]"
-        )
+        num_dropped = len(self._dropped)
+        if parts[:num_dropped] == self._dropped:
+            parts = parts[num_dropped:]
+        path = self._inside(parts, self._place, number)
+        return self._found(path) or path
+
+    def _inside(self, parts: list[str], place: Path, number: int) -> Path:
+        return inside(self._folder, place.joinpath(*parts), f"{self._file}: images[{number}]")
+
+    def _found(self, path: Path) -> Path | None:
+        """The file, or the one file whose name differs in the case of letters alone."""
         listing = self._listing(path.parent)
         if listing is None:
-            return path
+            return path if os.path.isfile(path) else None
         same = listing.get(path.name.lower(), [])
-        return path if path.name in same or len(same) != 1 else path.with_name(same[0])
+        if path.name in same:
+            return path
+        return path.with_name(same[0]) if len(same) == 1 else None
 
     def _listing(self, folder: Path) -> dict[str, list[str]] | None:
         """File names by their small letters; None for more folders than are worth it."""
@@ -168,29 +175,23 @@ class ImageNames:
             self._listings[folder] = names
         return self._listings[folder]
 
-    def _find(self, names: list[str]) -> tuple[Path, int]:
+    def _find(self, names: list[str]) -> tuple[Path, list[str]]:
         """COCO names folders after the annotation file (train2017/); others put all under images/,
         and some write the folders above it into the names, which are left out until it fits."""
         places = self._places()
         for number, name in enumerate(names[:_MAX_TRIED]):
             parts = _parts(name)
-            for num_dropped in range(len(parts)):
-                kept = parts[num_dropped:]
+            # Those of an absolute path are looked for in the folder too.
+            for num_dropped in range(parts[0] == "/", len(parts)):
                 for place in places:
-                    where = f"{self._file}: images[{number}]"
-                    path = inside(self._folder, place.joinpath(*kept), where)
-                    if self._is_there(path):
-                        return place, num_dropped
+                    if self._found(self._inside(parts[num_dropped:], place, number)):
+                        return place, parts[:num_dropped]
         if not names:
-            return self._folder, 0
+            return self._folder, []
         looked = ", ".join(str(place) for place in places)
-        raise InputError(f"{self._file}: its first image {names[0]} is in none of {looked}")
-
-    def _is_there(self, path: Path) -> bool:
-        if os.path.isfile(path):
-            return True
-        low = path.name.lower()
-        return any(name.lower() == low for name in _listed(path.parent))
+        # COCO hands out the lists of its test images with the annotations of the others.
+        kind = MissingSplit if self._file.stem.startswith("image_info_") else InputError
+        raise kind(f"{self._file}: its first image {names[0]} is in none of {looked}")
 
     def _places(self) -> list[Path]:
         folder, stem = self._folder, self._file.stem
