@@ -8,6 +8,8 @@ from typing import Any
 # Ids and coordinates travel as float64.
 _LARGEST = 1 << 53
 
+_NUMERIC = {int, float}
+
 Entry = dict[str, Any]
 
 _FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
@@ -90,6 +92,14 @@ def box_of(annotation: Entry) -> tuple[float, float, float, float] | None:
     value = annotation.get("bbox")
     if not isinstance(value, list) or len(value) != 4:
         return None
+    x, y, w, h = value
+    # As nearly all are written, checked at once: NaN and infinity are not below anything.
+    if {type(x), type(y), type(w), type(h)} <= _NUMERIC:
+        try:
+            if abs(x) + abs(y) + abs(w) + abs(h) < _LARGEST:
+                return x, y, w, h
+        except OverflowError:
+            return None
     x, y, w, h = map(number_of, value)
     return None if x is None or y is None or w is None or h is None else (x, y, w, h)
 

@@ -140,10 +140,14 @@ class ImageNames:
         self._listings: dict[Path, dict[str, list[str]]] = {}
         # Where names begin, and what they begin with that is left out.
         self._place, self._dropped = self._find(names)
+        # What most names are: files of one folder, in need of no other look.
+        self._names_there = set(_listed(self._place))
 
     def path(self, name: str, number: int) -> Path:
         """The file of images[number]; as it is written where there is none, also not in letters of
         another case."""
+        if not self._dropped and name in self._names_there:
+            return self._place / name
         parts = _parts(name)
         num_dropped = len(self._dropped)
         if parts[:num_dropped] == self._dropped:
