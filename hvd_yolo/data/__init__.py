@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hvd_yolo.data import coco, shards, voc, yolo_txt
+from hvd_yolo.data import coco, labelme, shards, voc, yolo_txt
 from hvd_yolo.data.class_names import class_names, refuse_equal_names
 from hvd_yolo.data.darknet import is_data_file, read_data_file
 from hvd_yolo.data.data_yaml import read_yaml, root_folder, short
 from hvd_yolo.data.dataset import Annotations, Dataset, Sample
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.shapes import Shapes
+from hvd_yolo.data.text_files import read_text
 from hvd_yolo.errors import InputError, MissingSplit, SplitNotThere
 
 __all__ = [
@@ -23,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 _FORMS = (
     "expected `shapes`, a data.yaml of Ultralytics or of tar shards, Darknet's obj.data, a COCO "
-    "folder (annotations/instances_SPLIT.json) or a Pascal VOC "
-    "folder (Annotations/ and ImageSets/Main/SPLIT.txt)"
+    "folder (annotations/instances_SPLIT.json, or SPLIT/_annotations.coco.json), a Pascal VOC "
+    "folder (Annotations/ and ImageSets/Main/SPLIT.txt, or an XML per image) or a LabelMe folder "
+    "(a JSON per image)"
 )
 
 
@@ -32,9 +34,9 @@ def open_dataset(path: str, split: str) -> Dataset:
     """The data set's `split`: train, val or test.
 
     path: `shapes` or `shapes:N` (N drawn training images), a YAML file, Darknet's .data file, a
-    COCO folder or a VOC folder. A YAML file may name `format: coco` or `format: voc` beside `path`
-    and `names`, to fix the order of the classes, or `format: webdataset` for YOLO text in tar
-    shards. Raises InputError when there is nothing of that kind, or nothing in it.
+    folder of COCO, VOC or LabelMe. A YAML file may name `format: coco`, `voc` or `labelme` beside
+    `path` and `names`, to fix the order of the classes, or `format: webdataset` for YOLO text in
+    tar shards. Raises InputError when there is nothing of that kind, or nothing in it.
     """
     if path == "shapes" or path.startswith("shapes:"):
         return Shapes.from_name(path, split)
@@ -43,10 +45,14 @@ def open_dataset(path: str, split: str) -> Dataset:
         raise InputError(f"data {path}: no such file or folder; {_FORMS}")
     if location.is_file():
         dataset = _open_yaml(location, split)
-    elif (location / "annotations").is_dir():
+    elif labelme.is_folder(location):
+        dataset = labelme.open_split(location, split)
+    elif coco.is_folder(location):
         dataset = coco.open_split(location, split)
-    elif (location / "Annotations").is_dir():
+    elif voc.is_folder(location):
         dataset = voc.open_split(location, split)
+    elif file := yaml_of_folder(location):
+        dataset = _open_yaml(file, split)
     else:
         raise InputError(f"data {path}: {_FORMS}")
     if len(dataset) == 0:
@@ -93,8 +99,28 @@ def _splits_there(path: str) -> Splits:
                 raise
             found.absent[split] = str(error)
     if not found.datasets:
+        # An export that is not split yet: CVAT's `default`, say.
+        found.datasets.update({split: open_dataset(path, split) for split in _other_splits(path)})
+    if not found.datasets:
         raise missing[0]
     return found
+
+
+def _other_splits(path: str) -> list[str]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return []
+    return labelme.split_names(folder) or coco.split_names(folder) or voc.split_names(folder)
+
+
+def yaml_of_folder(folder: Path) -> Path | None:
+    """The data.yaml of a folder, or the one YAML file with `names` that lies in it."""
+    exact = folder / "data.yaml"
+    if exact.is_file():
+        return exact
+    files = [file for file in folder.iterdir() if file.suffix in (".yaml", ".yml")]
+    files = [file for file in files if "names:" in read_text(file)]
+    return files[0] if len(files) == 1 else None
 
 
 def different_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> str:
@@ -120,6 +146,8 @@ def _open_yaml(file: Path, split: str) -> Dataset:
         return coco.open_split(folder, split, class_names(file, content))
     if kind == "voc":
         return voc.open_split(folder, split, class_names(file, content))
+    if kind == "labelme":
+        return labelme.open_split(folder, split, class_names(file, content))
     raise InputError(
-        f"data {file}: format is {short(kind)}, it must be yolo, coco, voc or webdataset"
+        f"data {file}: format is {short(kind)}, it must be yolo, coco, voc, labelme or webdataset"
     )

@@ -28,7 +28,7 @@ from hvd_yolo.data import Splits, find_splits, open_dataset, telling, writing
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.dealing import deal, read_shares
 from hvd_yolo.data.entries import Entry, entries_of, parts_of, with_places
-from hvd_yolo.data.judging import absent_splits, judge
+from hvd_yolo.data.judging import OTHER_SIZE, UNREADABLE, absent_splits, judge
 from hvd_yolo.data.measures import measure
 from hvd_yolo.data.order import keyed_rng, share
 from hvd_yolo.data.sheets import save_sheet
@@ -153,8 +153,10 @@ def _survey(datasets: dict[str, Dataset], comm: Comm) -> dict[str, Survey]:
             np.concatenate([rows.numpy() for rows in comm.gather(torch.from_numpy(table))])
             for table in (part.images, part.objects)
         )
-        unreadable = [line for lines in gather_json(comm, part.unreadable) for line in lines]
-        surveys[name] = Survey(images, objects, unreadable)
+        messages = (
+            [line for lines in gather_json(comm, own) for line in lines] for own in part[2:]
+        )
+        surveys[name] = Survey(images, objects, *messages)
     return surveys
 
 
@@ -185,9 +187,12 @@ def _survey_to_write(
         writing.refuse_missing_writer(config.to)
     datasets = _open(config.data, config.splits, comm)
     surveys = _survey(datasets, comm)
-    lines = [line for survey in surveys.values() for line in survey.unreadable]
-    if lines and comm.is_main:
-        print(f"images that cannot be read, left out: {len(lines)} (the first: {lines[0]})")
+    for what, lines in (
+        (UNREADABLE, [line for survey in surveys.values() for line in survey.unreadable]),
+        (OTHER_SIZE, [line for survey in surveys.values() for line in survey.other_size]),
+    ):
+        if lines and comm.is_main:
+            print(f"{what}, left out: {len(lines)} (the first: {lines[0]})")
     if not any(survey.is_read.any() for survey in surveys.values()):
         raise InputError(f"data {config.data}: no image can be read")
     return datasets, surveys

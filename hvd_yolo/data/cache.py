@@ -21,7 +21,7 @@ from hvd_yolo.data.packing import Place
 from hvd_yolo.errors import InputError
 
 # Counts the changes of what is stored: an older pack is not read but made anew.
-_VERSION = 1
+_VERSION = 2
 
 
 def cache_place(kind: str, folder: str, threads: int, free_memory: Callable[[], int]) -> Place:
@@ -87,6 +87,11 @@ class CachedImages:
         return self.dataset.is_clean
 
     @property
+    def has_truth(self) -> bool:
+        """Whether its objects are known."""
+        return self.dataset.has_truth
+
+    @property
     def category_ids(self) -> tuple[int, ...]:
         """Their numbers in results."""
         return self.dataset.category_ids
@@ -104,7 +109,8 @@ class CachedImages:
         row = self.pack.row(index)
         if row is None:
             return self.dataset.scaled(index, size)
-        found = scaled(*row, size, lambda: stored)
+        width, height, orientation = row
+        found = scaled(width, height, size, lambda: stored, orientation)
         stored = self.pack.item(index).reshape(found.cut_height, found.cut_width, 3)
         return found
 
@@ -116,14 +122,18 @@ class CachedImages:
         """The data set's own number of the image."""
         return self.dataset.image_id(index)
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """As the data set says."""
+        return self.dataset.is_turned(index, width, height, orientation)
+
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
         """The objects, as the data set has them."""
-        return self.dataset.annotations(index, width, height)
+        return self.dataset.annotations(index, width, height, orientation)
 
 
 @dataclass
 class _Pixels:
-    """Pack contents: images cut to `size`, with their files' width and height."""
+    """Pack contents: images cut to `size`, with their width, height and EXIF orientation."""
 
     dataset: Dataset
     size: int
@@ -132,9 +142,10 @@ class _Pixels:
         return len(self.dataset)
 
     def plan(self, index: int) -> tuple[int, ...]:
-        """Bytes, width and height."""
+        """Bytes, width, height and orientation."""
         found = self.dataset.scaled(index, self.size)
-        return found.cut_width * found.cut_height * 3, found.width, found.height
+        num_bytes = found.cut_width * found.cut_height * 3
+        return num_bytes, found.width, found.height, found.orientation
 
     def write(self, index: int, out: np.ndarray) -> None:
         """Decodes the image."""

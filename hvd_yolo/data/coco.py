@@ -1,194 +1,232 @@
-"""COCO JSON: FOLDER/annotations/instances_SPLIT.json (or instances_SPLIT2017.json), images beside
-it.
+"""COCO JSON, a file a split; coco_files.py says where it and the images may lie.
 
 Boxes and areas are kept as the file has them, crowds and boxes at the edge too, so that scores are
 those of pycocotools on that file; training clips and leaves out for itself (dataset.load_sample).
+An annotation that cannot be used is counted and left out. A file without the list `annotations`,
+as challenges hand it out, is a split without truth.
 """
 
 import json
-import os
-import reprlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from hvd_yolo.data.coco_entries import (
+    Entry,
+    box_of,
+    entries_of,
+    flag_of,
+    ids_of,
+    number_of,
+    size_of,
+    text_of,
+    whole_number,
+)
+from hvd_yolo.data.coco_files import USUAL, ImageNames, annotation_files
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
-from hvd_yolo.data.text_files import inside, read_text
+from hvd_yolo.data.text_files import read_text
 from hvd_yolo.errors import InputError, MissingSplit
 
-# Ids and coordinates travel as float64.
-_LARGEST = 1 << 53
-
-Entry = dict[str, Any]
+_LEFT_OUT = "annotations {}, left out"
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def is_folder(folder: Path) -> bool:
+    """Whether there is COCO JSON in it."""
+    return bool(annotation_files(folder))
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is int and -_LARGEST < value < _LARGEST
-
-
-def _is_number(value: object) -> bool:
-    """Neither NaN, nor infinite, nor true or false."""
-    return type(value) in (int, float) and -_LARGEST < value < _LARGEST
-
-
-def _is_length(value: object) -> bool:
-    return _is_number(value) and value > 0
-
-
-def _is_box(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-def _is_flag(value: object) -> bool:
-    return value in (0, 1)
-
-
-# What the entries of each list must have: the test of each value, and what to call those that
-# pass.
-_FIELDS: dict[str, dict[str, tuple[Callable[[object], bool], str]]] = {
-    "categories": {"id": (_is_id, "a whole number"), "name": (_is_text, "a text")},
-    "images": {
-        "id": (_is_id, "a whole number"),
-        "file_name": (_is_text, "a text"),
-        "width": (_is_length, "a number above 0"),
-        "height": (_is_length, "a number above 0"),
-    },
-    "annotations": {
-        "image_id": (_is_id, "a whole number"),
-        "category_id": (_is_id, "a whole number"),
-        "bbox": (_is_box, "four numbers"),
-        "area": (_is_number, "a number"),
-        "iscrowd": (_is_flag, "0 or 1"),
-    },
-}
-_OPTIONAL = {"area", "iscrowd"}
+def split_names(folder: Path) -> list[str]:
+    """The splits of a COCO folder, a file once."""
+    by_file = {file: split for split, file in reversed(annotation_files(folder).items())}
+    return sorted(by_file.values())
 
 
 def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -> ImageFiles:
     """The split of a COCO folder. `names` picks and orders the classes; without it they go by
     category id."""
-    file = _annotation_file(folder, split)
+    files = annotation_files(folder)
+    if split not in files:
+        raise MissingSplit(_missing(folder, split, files))
+    file = files[split]
+    others = [other for other in files.values() if other != file]
     try:
-        content = json.loads(read_text(file))
-    # RecursionError: brackets in brackets.
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not a JSON file: {error}") from error
-    try:
-        return _read(file, folder, split, content, names)
+        return _read(file, folder, split, _load(file), names, others)
     except ValueError as error:
         raise InputError(f"{file}: {error}; expected COCO's instances format") from error
 
 
+def _missing(folder: Path, split: str, files: dict[str, Path]) -> str:
+    expected = folder / "annotations" / f"instances_{split}.json"
+    text = f"data {folder}: no {split} split; expected {expected}"
+    if not files:
+        return text
+    text += f"; it has {', '.join(f'{name} ({files[name]})' for name in split_names(folder))}"
+    if files.keys() & set(USUAL):
+        return text
+    return (
+        f"{text}; `python -m hvd_yolo.data split --data {folder} --output {folder}_split` deals "
+        "the images into train, val and test"
+    )
+
+
+def _load(file: Path) -> object:
+    try:
+        return json.loads(read_text(file))
+    # RecursionError: brackets in brackets.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not a JSON file: {error}") from error
+
+
 def _read(
-    file: Path, folder: Path, split: str, content: object, names: tuple[str, ...] | None
+    file: Path,
+    folder: Path,
+    split: str,
+    content: object,
+    names: tuple[str, ...] | None,
+    others: list[Path],
 ) -> ImageFiles:
-    categories, images, annotations = (_entries(content, key) for key in _FIELDS)
-    _check_unique(categories, "categories", "id")
-    _check_unique(categories, "categories", "name")
-    _check_unique(images, "images", "id")
-    id_of_name = {c["name"]: c["id"] for c in sorted(categories, key=lambda c: c["id"])}
+    images = entries_of(content, "images")
+    has_truth = isinstance(content, dict) and content.get("annotations") is not None
+    annotations = entries_of(content, "annotations") if has_truth else []
+    categories = entries_of(content, "categories")
+    if not names:
+        categories = _without_root(categories, annotations, others)
+    id_of_name = _category_ids(categories)
     names = names or tuple(id_of_name)
     if missing := set(names) - id_of_name.keys():
         raise InputError(f"{file}: no category is named {', '.join(sorted(missing))}")
     category_ids = tuple(id_of_name[name] for name in names)
-    label_of_id = {category: label for label, category in enumerate(category_ids)}
 
-    of_image = _numbers_by_image(images, annotations, set(id_of_name.values()))
-    image_folder = _image_folder(folder, file, images)
     rows = AnnotationRows(f"{file}")
-    for place, image in enumerate(images):
-        path = inside(folder, image_folder / image["file_name"], f"{file}: images[{place}]")
-        rows.start_image(path, image["id"])
-        for number in of_image[image["id"]]:
-            annotation = annotations[number]
-            if annotation["category_id"] not in label_of_id:
-                continue
-            x, y, w, h = annotation["bbox"]
-            where = f"annotations[{number}]"
-            if w <= 0 or h <= 0:
-                rows.problems.add("boxes without area, not trained on", where)
-            elif x < 0 or y < 0 or x + w > image["width"] or y + h > image["height"]:
-                rows.problems.add("boxes partly outside the image, clipped in training", where)
-            label = label_of_id[annotation["category_id"]]
-            is_crowd = bool(annotation.get("iscrowd", 0))
-            rows.add((x, y, x + w, y + h), label, annotation.get("area", w * h), is_crowd)
-    return rows.finish(names, category_ids, is_normalized=False)
+    if not has_truth:
+        rows.problems.add("no list `annotations`, a split without truth", str(file))
+    label_of_id = dict.fromkeys(id_of_name.values(), -1)
+    label_of_id |= {category: label for label, category in enumerate(category_ids)}
+    _add_images(rows, file, folder, images, annotations, label_of_id)
+    return rows.finish(names, category_ids, is_normalized=False, has_truth=has_truth)
+
+
+def _add_images(
+    rows: AnnotationRows,
+    file: Path,
+    folder: Path,
+    images: list[Entry],
+    annotations: list[Entry],
+    label_of_id: dict[int, int],
+) -> None:
+    """Adds all images with their objects. label_of_id: -1 for a category that `names` leaves out.
+
+    Raises InputError when all annotations are faulty.
+    """
+    ids = ids_of(images, "images")
+    file_names = [text_of(e, "file_name", f"images[{n}]") for n, e in enumerate(images)]
+    image_names = ImageNames(folder, file, file_names)
+    first_of_path: dict[Path, int] = {}
+    of_image, num_faulty = _numbers_by_image(ids, annotations, rows)
+    for place, (image, image_id, name) in enumerate(zip(images, ids, file_names, strict=True)):
+        path, where = image_names.path(name, place), f"images[{place}]"
+        if (first := first_of_path.setdefault(path, place)) != place:
+            rows.problems.add("entries of images that name the same file", f"{where}, {first}")
+        size = size_of(image, where)
+        rows.start_image(path, image_id, size)
+        for number in of_image[image_id]:
+            num_faulty += not _add(rows, annotations[number], number, label_of_id, *size)
+    if annotations and num_faulty == len(annotations):
+        first = rows.problems.problems()[0]
+        raise InputError(
+            f"{file}: none of its {num_faulty} annotations can be used; {first.what}: "
+            f"{first.count} ({', '.join(first.examples)})"
+        )
 
 
 def _numbers_by_image(
-    images: list[Entry], annotations: list[Entry], category_ids: set[int]
-) -> dict[int, list[int]]:
-    """Which annotations each image has, by its id; raises ValueError for one of an image or
-    category that there is not."""
-    of_image: dict[int, list[int]] = {image["id"]: [] for image in images}
+    ids: list[int], annotations: list[Entry], rows: AnnotationRows
+) -> tuple[dict[int, list[int]], int]:
+    """Which annotations each image has, by its id; and how many are of no image."""
+    of_image: dict[int, list[int]] = {image_id: [] for image_id in ids}
+    num_faulty = 0
     for number, annotation in enumerate(annotations):
-        for key, ids in (("category_id", category_ids), ("image_id", of_image)):
-            if annotation[key] not in ids:
-                raise ValueError(
-                    f"annotations[{number}] has {key} {annotation[key]}, which no entry has as id"
-                )
-        of_image[annotation["image_id"]].append(number)
-    return of_image
+        image_id = annotation.get("image_id")
+        own = of_image.get(image_id if type(image_id) is int else whole_number(image_id))
+        if own is None:
+            num_faulty += 1
+            where = f"annotations[{number}], image_id {image_id!r:.40}"
+            rows.problems.add(_LEFT_OUT.format("of an image that is not listed"), where)
+        else:
+            own.append(number)
+    return of_image, num_faulty
 
 
-def _entries(content: object, key: str) -> list[Entry]:
-    """The entries of a list of the file, all as _FIELDS says; raises ValueError."""
-    entries = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError(f"it has no list {key!r}")
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise ValueError(f"{key}[{number}] is {reprlib.repr(entry)}, not an object")
-        for field, (is_right, expected) in _FIELDS[key].items():
-            if field in entry:
-                if not is_right(entry[field]):
-                    raise ValueError(
-                        f"{key}[{number}] has {field} {reprlib.repr(entry[field])}, which is not "
-                        f"{expected}"
-                    )
-            elif field not in _OPTIONAL:
-                raise ValueError(f"{key}[{number}] has no {field!r}")
-    return entries
+def _add(
+    rows: AnnotationRows,
+    annotation: Entry,
+    number: int,
+    label_of_id: dict[int, int],
+    width: int,
+    height: int,
+) -> bool:
+    """Adds annotations[number], on an image of that size if it is not 0; False if it is faulty."""
+    category = annotation.get("category_id")
+    label = label_of_id.get(category if type(category) is int else whole_number(category))
+    box = box_of(annotation)
+    if label is None or box is None:
+        what = "without a box" if box is None else "of a category that is not listed"
+        detail = "bbox" if box is None else "category_id"
+        where = f"annotations[{number}], {detail} {annotation.get(detail)!r:.40}"
+        rows.problems.add(_LEFT_OUT.format(what), where)
+        return False
+    where = f"annotations[{number}]"
+    if label < 0:
+        rows.problems.add("objects of categories that `names` does not have, left out", where)
+        return True
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        rows.problems.add("boxes without area, not trained on", where)
+    elif x < 0 or y < 0 or (width and (x + w > width or y + h > height)):
+        rows.problems.add("boxes partly outside the image, clipped in training", where)
+    area, is_crowd = number_of(annotation.get("area")), flag_of(annotation.get("iscrowd"))
+    if area is None and annotation.get("area") is not None:
+        rows.problems.add("areas that are not numbers, taken from the box", where)
+    if is_crowd is None:
+        rows.problems.add("iscrowd that is neither 0 nor 1, taken as 0", where)
+    rows.add((x, y, x + w, y + h), label, w * h if area is None else area, bool(is_crowd))
+    return True
 
 
-def _check_unique(entries: list[Entry], key: str, field: str) -> None:
-    first: dict[int | str, int] = {}
-    for number, entry in enumerate(entries):
-        earlier = first.setdefault(entry[field], number)
-        if earlier != number:
+def _category_ids(categories: list[Entry]) -> dict[str, int]:
+    """The id of each class name, by id; raises ValueError for what two categories share."""
+    ids = ids_of(categories, "categories")
+    first: dict[str, int] = {}
+    for number, category in enumerate(categories):
+        name = text_of(category, "name", f"categories[{number}]")
+        if (earlier := first.setdefault(name, number)) != number:
             raise ValueError(
-                f"{key}[{number}] has the {field} of {key}[{earlier}], {entry[field]!r}"
+                f"categories[{number}] has the name of categories[{earlier}], {name!r}"
             )
+    return {name: ids[number] for name, number in sorted(first.items(), key=lambda i: ids[i[1]])}
 
 
-def _annotation_file(folder: Path, split: str) -> Path:
-    annotations = folder / "annotations"
-    exact = annotations / f"instances_{split}.json"
-    if exact.is_file():
-        return exact
-    found = sorted(annotations.glob(f"instances_{split}[0-9]*.json"))
-    if len(found) != 1:
-        kind = InputError if found else MissingSplit
-        raise kind(
-            f"data {folder}: expected {exact}, or one file instances_{split}YEAR.json beside it; "
-            f"found {len(found)}"
-        )
-    return found[0]
+def _without_root(
+    categories: list[Entry], annotations: list[Entry], others: list[Path]
+) -> list[Entry]:
+    """The categories but one that is no class: the supercategory of all others, as Roboflow writes
+    it, without an annotation in any split."""
+    for root in categories:
+        rest = [category for category in categories if category is not root]
+        if rest and all(category.get("supercategory") == root.get("name") for category in rest):
+            number = whole_number(root.get("id"))
+            is_used = _has_category(annotations, number) or any(
+                _has_category(_annotations_of(file), number) for file in others
+            )
+            return categories if is_used else rest
+    return categories
 
 
-def _image_folder(folder: Path, file: Path, images: list[Entry]) -> Path:
-    """COCO names folders after the annotation file (train2017/); others put all under images/."""
-    split = file.stem.removeprefix("instances_")
-    places = [folder / split, folder / "images" / split, folder / "images", folder]
-    if not images:
-        return folder
-    first = images[0]["file_name"]
-    for place in places:
-        if os.path.isfile(inside(folder, place / first, f"{file}: images[0]")):
-            return place
-    looked = ", ".join(str(place) for place in places)
-    raise InputError(f"{file}: its first image {first} is in none of {looked}")
+def _has_category(annotations: list[Entry], number: int | None) -> bool:
+    return any(whole_number(one.get("category_id")) == number for one in annotations)
+
+
+def _annotations_of(file: Path) -> list[Entry]:
+    """Those of another split; what is wrong with its file is found when that is read."""
+    try:
+        return entries_of(_load(file), "annotations")
+    except (InputError, ValueError):
+        return []

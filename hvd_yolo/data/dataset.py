@@ -24,7 +24,7 @@ WHOLE = 1 << 30
 
 class Sample(NamedTuple):
     """A width x height image with the boxes (N, 4) float64 xyxy in its pixels and labels (N) int64
-    to learn from it."""
+    to learn from it. is_turned: see Dataset.is_turned."""
 
     width: int
     height: int
@@ -32,6 +32,7 @@ class Sample(NamedTuple):
     labels: np.ndarray
     image_id: int
     pixels: Callable[[], np.ndarray]
+    is_turned: bool = False
 
     @property
     def image(self) -> np.ndarray:
@@ -43,12 +44,18 @@ class Dataset(Protocol):
     """Images and their objects, by index.
 
     names: the classes; category_ids: the number each class has in COCO-format results; is_clean:
-    it is known that no box is a crowd, without area or partly outside its image.
+    it is known that no box is a crowd, without area or partly outside its image; has_truth: False
+    where the objects are withheld, as of COCO's test-dev.
+
+    Boxes are those of the image as it is displayed. Where the annotations state the size of the
+    image as it is stored and EXIF swaps its sides (orientation 5 to 8), its boxes are turned with
+    it; orientations 2 to 4 keep the size, and boxes are taken to be those of the displayed image.
     """
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     is_clean: bool
+    has_truth: bool
 
     def __len__(self) -> int:
         """How many images."""
@@ -71,8 +78,13 @@ class Dataset(Protocol):
         """The number that results call the image by; unique."""
         ...
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
-        """The objects as the data set has them, crowds included, for an image of that size."""
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
+        """The objects as the data set has them, crowds included, for an image of the size and the
+        orientation that scaled() gives."""
+        ...
+
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """Whether annotations() turns boxes of the stored image, as EXIF turns the image."""
         ...
 
 
@@ -84,11 +96,12 @@ def load_sample(dataset: Dataset, index: int, size: int = WHOLE) -> Sample:
 
 def sample_of(dataset: Dataset, index: int, found: Scaled) -> Sample:
     """The sample of an image that dataset.scaled() gave."""
-    boxes, labels = _learnt(dataset, index, found.width, found.height)
+    boxes, labels = _learnt(dataset, index, found)
     width, height = found.cut_width, found.cut_height
     if (width, height) != (found.width, found.height):
         boxes = boxes * ((width / found.width, height / found.height) * 2)
-    return Sample(width, height, boxes, labels, dataset.image_id(index), found.pixels)
+    is_turned = dataset.is_turned(index, found.width, found.height, found.orientation)
+    return Sample(width, height, boxes, labels, dataset.image_id(index), found.pixels, is_turned)
 
 
 def object_sizes(dataset: Dataset, indices: Iterable[int], size: int) -> np.ndarray:
@@ -100,16 +113,22 @@ def object_sizes(dataset: Dataset, indices: Iterable[int], size: int) -> np.ndar
             image = dataset.scaled(index, size)
         except UnreadableImage:
             continue
-        boxes, _ = _learnt(dataset, index, image.width, image.height)
+        boxes, _ = _learnt(dataset, index, image)
         found.append((boxes[:, 2:] - boxes[:, :2]) * size / max(image.width, image.height))
     return np.concatenate(found)
 
 
-def _learnt(dataset: Dataset, index: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+def truth_of(dataset: Dataset, index: int, found: Scaled) -> Annotations:
+    """The annotations of an image that dataset.scaled() gave."""
+    return dataset.annotations(index, found.width, found.height, found.orientation)
+
+
+def _learnt(dataset: Dataset, index: int, found: Scaled) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N, 4) in pixels of the file, and labels (N)."""
-    truth = dataset.annotations(index, width, height)
+    truth = truth_of(dataset, index, found)
     if dataset.is_clean:
         return truth.boxes, truth.labels
-    boxes = np.maximum(np.minimum(truth.boxes, (width, height, width, height)), 0)
+    sides = (found.width, found.height) * 2
+    boxes = np.maximum(np.minimum(truth.boxes, sides), 0)
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & ~truth.is_crowd
     return (boxes, truth.labels) if keep.all() else (boxes[keep], truth.labels[keep])

@@ -17,6 +17,7 @@ from hvd_yolo.data.headers import (
     jpeg_frame,
     jpeg_orientation,
     other_format,
+    other_orientation,
     samples,
 )
 from hvd_yolo.letterbox import cut_to
@@ -33,11 +34,18 @@ class UnreadableImage(Exception):
     """An image file that cannot be decoded; the text names it."""
 
 
+class OtherSize(UnreadableImage):
+    """An image whose size is not the one that its annotations state: their boxes cannot be used;
+    the text has both sizes."""
+
+
 class Scaled(NamedTuple):
     """An image that is width x height in its file, turned upright, with its long side cut to
     cut_width x cut_height; decoded when the pixels are asked for. See scaled().
 
-    decode: gives all pixels or, sooner, fewer, but not fewer than the cut has.
+    decode: gives all pixels or, sooner, fewer, but not fewer than the cut has. orientation: that of
+    EXIF (1 to 8), by which the pixels of the file are turned; from 5 on width and height change
+    places.
     """
 
     width: int
@@ -45,6 +53,7 @@ class Scaled(NamedTuple):
     cut_width: int
     cut_height: int
     decode: Callable[[], np.ndarray]
+    orientation: int = 1
 
     def pixels(self) -> np.ndarray:
         """(cut_height, cut_width, 3) uint8 BGR; raises UnreadableImage."""
@@ -59,9 +68,11 @@ class Scaled(NamedTuple):
         return cv2.resize(pixels, (self.cut_width, self.cut_height), interpolation=method)
 
 
-def scaled(width: int, height: int, size: int, decode: Callable[[], np.ndarray]) -> Scaled:
+def scaled(
+    width: int, height: int, size: int, decode: Callable[[], np.ndarray], orientation: int = 1
+) -> Scaled:
     """The width x height image that `decode` gives, its long side cut to at most `size`."""
-    return Scaled(width, height, *cut_to(width, height, size), decode)
+    return Scaled(width, height, *cut_to(width, height, size), decode, orientation)
 
 
 def read_file(file: str) -> np.ndarray:
@@ -118,6 +129,7 @@ def open_image(encoded: np.ndarray, file: str, size: int, value_range: float = 0
     """
     width, height, num_components = _checked_size(encoded, file)
     magic = encoded[:4].tobytes()
+    orientation = 1
     if magic[:3] == b"\xff\xd8\xff":
         orientation = jpeg_orientation(memoryview(encoded))
         # CMYK has four components.
@@ -130,8 +142,14 @@ def open_image(encoded: np.ndarray, file: str, size: int, value_range: float = 0
     elif magic[:2] != b"BM" and (magic != b"\x89PNG" or b"eXIf" in encoded.tobytes()):
         # What these formats say of their size and their turn is left to OpenCV.
         whole = _decode_any(encoded, file, value_range)
-        return scaled(whole.shape[1], whole.shape[0], size, lambda: whole)
-    return scaled(width, height, size, partial(_decode_any, encoded, file, value_range))
+        orientation = other_orientation(memoryview(encoded))
+        if orientation >= 5 and whole.shape[:2] == (height, width) and width != height:
+            # Not every version of OpenCV turns every format.
+            orientation = 1
+        return scaled(whole.shape[1], whole.shape[0], size, lambda: whole, orientation)
+    return scaled(
+        width, height, size, partial(_decode_any, encoded, file, value_range), orientation
+    )
 
 
 def is_deep(encoded: np.ndarray) -> bool:

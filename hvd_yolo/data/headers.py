@@ -161,6 +161,35 @@ def jpeg_orientation(data: memoryview) -> int:
     return 1
 
 
+def other_orientation(data: memoryview) -> int:
+    """EXIF's orientation (1 to 8) of a PNG (chunk eXIf), WebP (chunk EXIF) or TIFF file (tag 274);
+    1 where there is none, as in every other format."""
+    magic = bytes(data[:4])
+    exif = data if magic in {b"II*\0", b"MM\0*"} else None
+    if magic == b"\x89PNG":
+        exif = _chunk(data, 8, b"eXIf", is_png=True)
+    elif magic == b"RIFF":
+        exif = _chunk(data, 12, b"EXIF", is_png=False)
+    if exif is None:
+        return 1
+    return _exif_orientation(exif[6:] if exif[:6] == b"Exif\0\0" else exif)
+
+
+def _chunk(data: memoryview, start: int, kind: bytes, is_png: bool) -> memoryview | None:
+    """The content of the first chunk of this kind: after its length and kind in a PNG, its kind and
+    length in a RIFF file."""
+    place = start
+    while place + 8 <= len(data):
+        first, second = bytes(data[place : place + 4]), bytes(data[place + 4 : place + 8])
+        found = second if is_png else first
+        length = int.from_bytes(first, "big") if is_png else int.from_bytes(second, "little")
+        if found == kind:
+            return data[place + 8 : place + 8 + length]
+        # A checksum of four bytes, or what makes the length even.
+        place += 8 + length + (4 if is_png else length % 2)
+    return None
+
+
 def _exif_orientation(tiff: memoryview) -> int:
     order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
     try:

@@ -11,6 +11,7 @@ import numpy as np
 
 from hvd_yolo.data.dataset import WHOLE, Annotations
 from hvd_yolo.data.decoding import (
+    OtherSize,
     Scaled,
     UnreadableImage,
     is_deep,
@@ -19,6 +20,7 @@ from hvd_yolo.data.decoding import (
     read_part,
 )
 from hvd_yolo.data.deep_images import range_of
+from hvd_yolo.data.orientation import turn_boxes
 from hvd_yolo.data.problems import Problem, ProblemLog, log_problems
 
 # A network file system answers many questions at once as fast as one.
@@ -88,6 +90,9 @@ class ImageFiles:
     images of more than 8 bits per sample, 0 where there are none; None: not determined yet.
     `keypoints` (M, K, 2 or 3), where the data set has them: x and y in the unit of the boxes, and
     the visibility as it is written.
+    `sizes` (N, 2): width and height that the annotations state, 0 where they do not; None: of no
+    image. `is_clipped`: annotations() cuts the boxes to the image. `has_truth`: False where the
+    annotations of the split are withheld.
     """
 
     names: tuple[str, ...]
@@ -105,6 +110,9 @@ class ImageFiles:
     problems: list[Problem] = field(default_factory=list)
     value_range: float | None = None
     keypoints: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    is_clipped: bool = False
+    has_truth: bool = True
 
     def __post_init__(self) -> None:
         # Of pixels it cannot be told without the images.
@@ -120,10 +128,30 @@ class ImageFiles:
         return self.scaled(index, WHOLE).pixels()
 
     def scaled(self, index: int, size: int) -> Scaled:
-        """The file's image, its long side cut to at most `size`."""
+        """The file's image, its long side cut to at most `size`; raises OtherSize, an
+        UnreadableImage, where the annotations are of an image of another size."""
         encoded = self.encoded(index)
         value_range = self.settled_range() if is_deep(encoded) else 0.0
-        return open_image(encoded, str(self.files[index]), size, value_range)
+        found = open_image(encoded, str(self.files[index]), size, value_range)
+        stated = self._stated_size(index)
+        sides = found.width, found.height
+        if any(stated) and stated != sides and not self.is_turned(index, *sides, found.orientation):
+            raise OtherSize(
+                f"{self.files[index]}: it is {found.width} x {found.height} pixels, its "
+                f"annotations are of {stated[0]} x {stated[1]}"
+            )
+        return found
+
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """Whether the annotations are of the image as it is stored, and EXIF displays it with its
+        sides swapped, as width x height: then annotations() turns the boxes with it."""
+        return orientation >= 5 and width != height and self._stated_size(index) == (height, width)
+
+    def _stated_size(self, index: int) -> tuple[int, int]:
+        if self.sizes is None:
+            return 0, 0
+        width, height = self.sizes[index].tolist()
+        return width, height
 
     def settled_range(self) -> float:
         """The value range, determined from all images of the data set if it is not known yet."""
@@ -137,8 +165,10 @@ class ImageFiles:
         return self.__dict__
 
     def fingerprint(self) -> bytes:
-        """Names, lengths and times of change of the files, or of what they are stored in."""
-        return self.storage.fingerprint()
+        """Names, lengths and times of change of the files, or of what they are stored in, and the
+        sizes that are stated: they decide which images can be used."""
+        stated = b"" if self.sizes is None else self.sizes.tobytes()
+        return self.storage.fingerprint() + stated
 
     def encoded(self, index: int) -> np.ndarray:
         """The bytes of the file; raises UnreadableImage when it cannot be opened."""
@@ -149,13 +179,20 @@ class ImageFiles:
         """The data set's own number of the image."""
         return int(self.ids[index])
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
-        """The rows of the image, in pixels."""
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
+        """The rows of the image, in pixels as it is displayed."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
-        boxes, areas = self.boxes[rows], self.areas[rows]
+        boxes, areas, is_crowd = self.boxes[rows], self.areas[rows], self.is_crowd[rows]
         if self.is_normalized:
             boxes, areas = boxes * (width, height, width, height), areas * (width * height)
-        return Annotations(boxes, self.labels[rows], areas, self.is_crowd[rows])
+        elif self.is_turned(index, width, height, orientation):
+            boxes = turn_boxes(boxes, orientation, height, width)
+        if self.is_clipped:
+            boxes = np.clip(boxes, 0, (width, height, width, height))
+            sides = boxes[:, 2:] - boxes[:, :2]
+            # What lies outside altogether is ignored, as crowds are.
+            areas, is_crowd = sides.prod(1), is_crowd | (sides <= 0).any(1)
+        return Annotations(boxes, self.labels[rows], areas, is_crowd)
 
     def image_keypoints(self, index: int, width: int, height: int) -> np.ndarray | None:
         """(N, K, 2 or 3), those of the image's rows with x and y in pixels; None where the data set
@@ -194,14 +231,17 @@ class AnnotationRows:
         self.keypoints: list[list[float]] = []
         self.files: list[str] = []
         self.ids: list[int] = []
+        self.sizes: list[tuple[int, int]] = []
         self.lengths: list[int] = []
         self.rows: list[tuple[float, ...]] = []
         self.problems = ProblemLog()
 
-    def start_image(self, file: Path | str, image_id: int) -> None:
-        """The rows that follow belong to this image."""
+    def start_image(self, file: Path | str, image_id: int, size: tuple[int, int] = (0, 0)) -> None:
+        """The rows that follow belong to this image. size: the width and height that the
+        annotations state; 0, 0: unknown."""
         self.files.append(str(file))
         self.ids.append(image_id)
+        self.sizes.append(size)
         self.lengths.append(0)
 
     def add(
@@ -239,6 +279,8 @@ class AnnotationRows:
         category_ids: tuple[int, ...],
         is_normalized: bool,
         storage: Storage | None = None,
+        is_clipped: bool = False,
+        has_truth: bool = True,
     ) -> ImageFiles:
         """The data set, of loose files unless it has another storage; what was counted is logged, a
         line a kind."""
@@ -262,6 +304,9 @@ class AnnotationRows:
             is_normalized=is_normalized,
             problems=problems,
             keypoints=self._keypoint_table(),
+            sizes=np.array(self.sizes, dtype=np.int64) if any(map(any, self.sizes)) else None,
+            is_clipped=is_clipped,
+            has_truth=has_truth,
         )
 
     def _keypoint_table(self) -> np.ndarray | None:

@@ -1,13 +1,13 @@
 """What a loader process makes: model inputs written into memory it is given, and what belongs to
 them. Without torch, which a worker has no need of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from hvd_yolo.config import AugmentConfig
-from hvd_yolo.data.dataset import Annotations, Dataset, sample_of
+from hvd_yolo.data.dataset import Annotations, Dataset, sample_of, truth_of
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.mosaic import Composer
 from hvd_yolo.data.order import Dealing, Order, keyed_rng
@@ -21,7 +21,8 @@ class Item:
     """One input: its boxes (N, 4) in input pixels and labels (N).
 
     In evaluation width and height are those of the file, box says where it lies in the input, and
-    truth is what it is scored against, in pixels of the file.
+    truth is what it is scored against, in pixels of the file. turn: the EXIF orientation by which
+    boxes of the annotations are turned; 1: they are not.
     """
 
     boxes: np.ndarray
@@ -31,17 +32,19 @@ class Item:
     height: int = 0
     box: Letterbox | None = None
     truth: Annotations | None = None
+    turn: int = 1
 
 
 @dataclass
 class Filled:
     """What was written: one width x height input an item, and the messages of unreadable images,
-    which were passed over."""
+    which were passed over. turned: ids of images whose boxes were turned with them."""
 
     items: list[Item]
     unreadable: list[str]
     width: int
     height: int
+    turned: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -88,6 +91,7 @@ class TrainingInputs:
             recolour(rng, self.config, picture.image, inputs[len(filled.items)])
             image_id = self.dataset.image_id(index)
             filled.items.append(Item(picture.boxes, picture.labels, image_id))
+        filled.turned = composer.turned
         return filled
 
 
@@ -121,11 +125,13 @@ class EvaluationInputs:
             cv2.cvtColor(picture.image, cv2.COLOR_BGR2RGB, dst=inputs[len(filled.items)])
             box = letterbox(found.width, found.height, size, size)
             place = letterbox(sample.width, sample.height, size, size)
-            truth = self.dataset.annotations(index, found.width, found.height)
-            boxes = place.apply(sample.boxes)
+            boxes, truth = place.apply(sample.boxes), truth_of(self.dataset, index, found)
+            turn = found.orientation if sample.is_turned else 1
+            sides = found.width, found.height
             filled.items.append(
-                Item(boxes, sample.labels, sample.image_id, found.width, found.height, box, truth)
+                Item(boxes, sample.labels, sample.image_id, *sides, box, truth, turn)
             )
+        filled.turned = {item.image_id for item in filled.items if item.turn != 1}
         return filled
 
 

@@ -7,11 +7,15 @@ import numpy as np
 
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.image_files import ImageFiles
+from hvd_yolo.data.orientation import TURNED_REMEDY
 from hvd_yolo.data.problems import NUM_EXAMPLES, Severity
 from hvd_yolo.data.survey import Survey, as_annotations, image_name
 
 # Boxes narrower or lower are drawn by accident more often than not.
 LEAST_SIDE = 2.0
+
+UNREADABLE = "images that cannot be read"
+OTHER_SIZE = "images whose size differs from the annotations'"
 
 # Shares of a side below this are rounding: YOLO text has six digits.
 _SLACK = 1e-6
@@ -57,13 +61,22 @@ def _of_images(split: str, dataset: Dataset, survey: Survey) -> list[Finding]:
     is_empty = survey.is_read & (survey.images[:, 2] == 0)
     present = set(as_annotations(survey.objects).labels.tolist())
     absent = [name for label, name in enumerate(dataset.names) if label not in present]
-    return [
-        _finding("error", split, "images that cannot be read", survey.unreadable),
+    without_objects = [
         _finding(
             "warning", split, "images without objects",
             [image_name(dataset, int(i)) for i in np.flatnonzero(is_empty)],
         ),
         _finding("warning", split, "classes without objects", absent),
+    ]  # fmt: skip
+    return [
+        _finding("error", split, UNREADABLE, survey.unreadable),
+        _finding("error", split, OTHER_SIZE, survey.other_size),
+        _finding(
+            "warning", split,
+            f"images whose boxes are turned with them, as EXIF says; {TURNED_REMEDY}",
+            survey.turned,
+        ),
+        *(without_objects if dataset.has_truth else []),
     ]  # fmt: skip
 
 

@@ -10,35 +10,53 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hvd_yolo.data.category_ids import category_ids_of
+from hvd_yolo.data.coco_files import USUAL, common_split
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
-from hvd_yolo.data.image_folders import is_image_name, visible_files
-from hvd_yolo.data.text_files import inside, read_text
-from hvd_yolo.errors import InputError
+from hvd_yolo.data.image_folders import is_hidden, is_image_name, list_images, visible_files
+from hvd_yolo.data.text_files import is_inside, read_text
+from hvd_yolo.data.voc_folders import ALL
+from hvd_yolo.errors import InputError, MissingSplit
 
 Box = tuple[float, float, float, float]
+
+# Where the JSON files lie that are not beside their images.
+_LABEL_FOLDERS = ("annotations", "labels", "jsons", "json")
+# Bytes that are enough to tell a LabelMe file.
+_HEAD = 4096
 
 _WITHOUT_BOX = ("point", "points", "line", "linestrip")
 
 
-def is_labelme(folder: Path) -> bool:
-    """Whether the first JSON file below the folder is one of LabelMe's."""
-    file = next(_json_files(folder), None)
-    return file is not None and '"shapes"' in read_text(file) and '"imagePath"' in read_text(file)
+def is_folder(folder: Path) -> bool:
+    """Whether the folder, or one of its splits, has LabelMe files."""
+    return bool(_places(folder))
 
 
-def read_folders(
-    source: str, folders: Sequence[Path], all_folders: Sequence[Path], names: tuple[str, ...] | None
-) -> ImageFiles:
-    """The images of one split. names: the classes in their order; None: those found in
-    `all_folders`, the folders of all splits, in alphabetical order. Raises InputError."""
-    contents = {file: _content(file) for folder in folders for file in sorted(_json_files(folder))}
+def split_names(folder: Path) -> list[str]:
+    """The splits of a LabelMe folder."""
+    return sorted(_places(folder))
+
+
+def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -> ImageFiles:
+    """The split of a LabelMe folder. `names` orders the classes; without it they are those found,
+    in alphabetical order. Raises InputError."""
+    places = _places(folder)
+    if split not in places:
+        remedy = ""
+        if set(places) == {ALL}:
+            remedy = (
+                f"; all its images are one split, `{ALL}`; `python -m hvd_yolo.data split --data "
+                f"{folder} --output {folder}_split` deals them into train, val and test"
+            )
+        raise MissingSplit(f"data {folder}: no {split} split{remedy}")
+    contents = {file: _content(file) for file in sorted(_json_files(places[split]))}
     if names is None:
-        others = (file for folder in all_folders for file in _json_files(folder))
+        others = (file for place in places.values() for file in _json_files(place))
         labels = {
             str(shape.get("label"))
             for file in others
@@ -47,12 +65,41 @@ def read_folders(
         }
         names = tuple(sorted(labels))
     label_of_name = {name: label for label, name in enumerate(names)}
-    rows = AnnotationRows(source)
+    rows = AnnotationRows(f"{folder} {split}")
     for number, (file, content) in enumerate(contents.items(), 1):
-        rows.start_image(_image_file(file, content["imagePath"]), number)
+        size = tuple(_side(content.get(key)) for key in ("imageWidth", "imageHeight"))
+        rows.start_image(_image_file(file, content["imagePath"], folder), number, size)
         for place, shape in enumerate(content["shapes"]):
             _add_shape(shape, f"{file}: shapes[{place}]", label_of_name, rows)
-    return rows.finish(names, category_ids_of(names), is_normalized=False)
+    images = {str(image) for image in list_images(places[split]).images}
+    for image in sorted(images - set(rows.files)):
+        rows.problems.add("images without a LabelMe file, left out", image)
+    return rows.finish(names, category_ids_of(names), is_normalized=False, is_clipped=True)
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """The folder of each split; empty where there are no LabelMe files."""
+    found = {
+        common_split(place.name): place
+        for place in sorted(folder.iterdir())
+        if common_split(place.name) in USUAL and place.is_dir() and _has_labelme(place)
+    }
+    return found or ({ALL: folder} if _has_labelme(folder) else {})
+
+
+def _has_labelme(folder: Path) -> bool:
+    """Whether the first JSON file of the folder, or of one in it, begins as LabelMe's do."""
+    for place in (folder, *(folder / name for name in _LABEL_FOLDERS)):
+        file = next((f for f in sorted(place.glob("*.json")) if not is_hidden(f.name)), None)
+        if file is not None:
+            with open(file, "rb") as opened:
+                return b'"shapes"' in opened.read(_HEAD)
+    return False
+
+
+def _side(value: object) -> int:
+    """A stated width or height; 0 where it is none."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def _add_shape(
@@ -117,21 +164,19 @@ def _is_point(value: object) -> bool:
     )
 
 
-def _image_file(file: Path, name: str) -> Path:
+def _image_file(file: Path, name: str, root: Path) -> Path:
     """The image that `imagePath` names or, where it is not there, the one of the file's own stem.
 
-    The path may come from another machine: of one that leads elsewhere the name alone counts.
+    The path may come from another machine: of one that leads out of the data set the name alone
+    counts.
     """
-    parts = Path(name.replace("\\", "/"))
-    for candidate in (parts, Path(parts.name)):
-        if not candidate.is_absolute() and ".." not in candidate.parts:
-            image = inside(file.parent, file.parent / candidate, f"{file}, imagePath")
-            if os.path.isfile(image):
-                return image
-    stem = file.stem
-    beside = [entry for entry in sorted(os.listdir(file.parent)) if Path(entry).stem == stem]
+    path = name.replace("\\", "/")
+    for candidate in (file.parent / path, file.parent / Path(path).name):
+        if is_inside(root, candidate) and os.path.isfile(candidate):
+            return Path(os.path.normpath(candidate))
+    beside = [entry for entry in sorted(os.listdir(file.parent)) if Path(entry).stem == file.stem]
     images = [entry for entry in beside if is_image_name(entry)]
-    return file.parent / (images[0] if images else parts.name)
+    return file.parent / (images[0] if images else file.with_suffix(".jpg").name)
 
 
 def _json_files(folder: Path) -> Iterator[Path]:

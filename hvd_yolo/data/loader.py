@@ -1,5 +1,6 @@
 """Batches for a rank, filled ahead by workers into slots that are used again and again."""
 
+import logging
 import sys
 import weakref
 from collections import deque
@@ -14,7 +15,10 @@ from torch import Tensor
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.inputs import EvaluationInputs, Filled, Item, TrainingInputs, input_views
 from hvd_yolo.data.order import evaluation_blocks
+from hvd_yolo.data.orientation import TURNED_REMEDY
 from hvd_yolo.data.worker import Inputs, WorkerPool
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,6 +78,7 @@ class Loader:
             self._slots = self._pool.slots
         else:
             self._slots = np.empty((num_slots, inputs.slot_bytes), dtype=np.uint8)
+        self._has_told_turned = False
         # The worker of each batch that is asked for, in the order of the answers.
         self._under_way: deque[int] = deque()
 
@@ -93,14 +98,26 @@ class Loader:
         for i in range(last):
             slot = self._slots[i % len(self._slots)]
             if not self._num_workers:
-                yield _batch(self._inputs.fill(i, slot), slot)
+                yield self._batch(self._inputs.fill(i, slot), slot)
                 continue
             while asked < min(i + self._ahead, last):
                 worker = asked % self._num_workers
                 self._pool.ask(worker, asked, asked % len(self._slots))
                 self._under_way.append(worker)
                 asked += 1
-            yield _batch(self._pool.answer(self._under_way.popleft()), slot)
+            yield self._batch(self._pool.answer(self._under_way.popleft()), slot)
+
+    def _batch(self, filled: Filled, slot: np.ndarray) -> Batch:
+        if filled.turned and not self._has_told_turned:
+            self._has_told_turned = True
+            logger.warning(
+                "boxes are turned with their images, the first with image id %d: the annotations "
+                "are of the stored image, whose sides EXIF swaps; `data check` counts these "
+                "images, %s",
+                min(filled.turned), TURNED_REMEDY,
+            )  # fmt: skip
+        pixels = input_views(slot, len(filled.items), filled.width, filled.height)
+        return Batch(torch.from_numpy(pixels), filled.items, filled.unreadable)
 
 
 def training_batches(
@@ -121,11 +138,6 @@ def evaluation_batches(
     blocks = evaluation_blocks(len(dataset), block, rank, num_ranks)
     inputs = EvaluationInputs(dataset, size, blocks)
     return Loader(inputs, min(num_workers, len(blocks)), number=len(blocks))
-
-
-def _batch(filled: Filled, slot: np.ndarray) -> Batch:
-    pixels = input_views(slot, len(filled.items), filled.width, filled.height)
-    return Batch(torch.from_numpy(pixels), filled.items, filled.unreadable)
 
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

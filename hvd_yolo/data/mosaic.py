@@ -2,7 +2,7 @@
 index)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -23,7 +23,8 @@ class Composer:
     """Makes training pictures of width x height pixels from images of at most `size`.
 
     partners (K): what the partners of mosaic, mixup and cutmix are drawn from; None: all images.
-    is_alone: an image stays by itself, without these.
+    is_alone: an image stays by itself, without these. turned: gets the id of each image whose boxes
+    are turned with it.
     """
 
     dataset: Dataset
@@ -33,6 +34,7 @@ class Composer:
     height: int
     is_alone: bool
     partners: np.ndarray | None = None
+    turned: set[int] = field(default_factory=set)
 
     def picture(self, index: int, rng: np.random.Generator) -> Picture:
         """The picture of image `index`; its partners, any images of the data set, are drawn from
@@ -76,6 +78,8 @@ class Composer:
 
     def _load(self, index: int, rng: np.random.Generator) -> Sample:
         sample = load_sample(self.dataset, index, self.size)
+        if sample.is_turned:
+            self.turned.add(sample.image_id)
         return random_crop(rng, sample) if rng.random() < self.config.crop else sample
 
 

@@ -29,6 +29,7 @@ class Shapes:
     names = NAMES
     category_ids = category_ids_of(NAMES)
     is_clean = True
+    has_truth = True
 
     def __init__(self, num_images: int, split_seed: int) -> None:
         self._num_images = num_images
@@ -66,7 +67,11 @@ class Shapes:
         """What is drawn depends on these alone."""
         return repr(("shapes", self._num_images, self._split_seed)).encode()
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """Never."""
+        return False
+
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
         """The figures of the drawing that can still be seen."""
         _, boxes, labels = _draw(self._split_seed, index)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)

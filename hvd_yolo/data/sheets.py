@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hvd_yolo.data.dataset import Dataset, UnreadableImage
+from hvd_yolo.data.dataset import WHOLE, Dataset, UnreadableImage, truth_of
 from hvd_yolo.data.drawing import draw_boxes
 from hvd_yolo.data.survey import image_name
 from hvd_yolo.errors import InputError
@@ -48,12 +48,12 @@ def _cell(dataset: Dataset, index: int, size: int) -> np.ndarray:
     """One thumbnail with its labels (H, size, 3), its name and number of objects below it."""
     name = Path(image_name(dataset, index)).name
     try:
-        image = dataset.image(index)
+        found = dataset.scaled(index, WHOLE)
+        image = found.pixels()
     except UnreadableImage:
         return _caption(f"{name}: cannot be read", size)
-    height, width = image.shape[:2]
-    truth = dataset.annotations(index, width, height)
-    place = letterbox(width, height, size, size)
+    truth = truth_of(dataset, index, found)
+    place = letterbox(found.width, found.height, size, size)
     thumbnail = cv2.resize(image, (place.width, place.height), interpolation=cv2.INTER_AREA)
     # Small objects lie on top of large ones.
     order = np.argsort(-truth.areas, kind="stable")

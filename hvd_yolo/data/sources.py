@@ -31,6 +31,7 @@ class Sources:
     """
 
     is_clean = True
+    has_truth = False
 
     def __init__(
         self,
@@ -97,7 +98,11 @@ class Sources:
         """See the class."""
         return int(self._ids[index])
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """Never."""
+        return False
+
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
         """None are known."""
         return no_annotations()
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from hvd_yolo.data.dataset import Annotations, Dataset, UnreadableImage
+from hvd_yolo.data.dataset import WHOLE, Annotations, Dataset, UnreadableImage, truth_of
+from hvd_yolo.data.decoding import OtherSize
 from hvd_yolo.data.image_files import ImageFiles
 
 
@@ -21,12 +22,15 @@ class Survey(NamedTuple):
     images: (N, 5) int64, a row an image: width, height, number of objects, pixel_hash and
     look_hash; zeros where it cannot be read. objects: (M, 7) float64, the objects of the first
     image, then of the second, and so on: box xyxy in pixels, label, area, is_crowd. unreadable: a
-    message for each image that cannot be read.
+    message for each image that cannot be read; other_size: for each that is not of the size that
+    its annotations state; turned: for each whose boxes are turned with it.
     """
 
     images: np.ndarray
     objects: np.ndarray
     unreadable: list[str]
+    other_size: list[str]
+    turned: list[str]
 
     @property
     def is_read(self) -> np.ndarray:
@@ -46,21 +50,28 @@ class Survey(NamedTuple):
 
 def take_survey(dataset: Dataset, indices: Iterable[int]) -> Survey:
     """Reads the images `indices` and their labels."""
-    images, objects, unreadable = [], [np.zeros((0, 7))], []
+    images, objects = [], [np.zeros((0, 7))]
+    unreadable: list[str] = []
+    other_size: list[str] = []
+    turned: list[str] = []
     for index in indices:
         try:
-            image = dataset.image(index)
+            found = dataset.scaled(index, WHOLE)
+            image = found.pixels()
         except UnreadableImage as error:
             images.append((0, 0, 0, 0, 0))
-            unreadable.append(str(error))
+            (other_size if isinstance(error, OtherSize) else unreadable).append(str(error))
             continue
-        height, width = image.shape[:2]
-        rows = np.column_stack(dataset.annotations(index, width, height))
-        images.append((width, height, len(rows), pixel_hash(image), look_hash(image)))
+        sides = found.width, found.height
+        if dataset.is_turned(index, *sides, found.orientation):
+            turned.append(f"{image_name(dataset, index)}: orientation {found.orientation}")
+        rows = np.column_stack(truth_of(dataset, index, found))
+        images.append((*sides, len(rows), pixel_hash(image), look_hash(image)))
         objects.append(rows)
     return Survey(
-        np.array(images, dtype=np.int64).reshape(-1, 5), np.concatenate(objects), unreadable
-    )
+        np.array(images, dtype=np.int64).reshape(-1, 5), np.concatenate(objects),
+        unreadable, other_size, turned,
+    )  # fmt: skip
 
 
 def as_annotations(rows: np.ndarray) -> Annotations:

@@ -1,7 +1,7 @@
-"""Pascal VOC: FOLDER/ImageSets/Main/SPLIT.txt, Annotations/STEM.xml, JPEGImages/STEM.jpg.
+"""Pascal VOC: an XML an image; voc_folders.py says where these, the images and the lists may lie.
 
-Corners are taken as written. Objects marked difficult are neither learnt nor scored: they are kept
-as crowds, which COCO's scoring ignores both ways.
+Corners are taken as written, and cut to the image when it is opened. Objects marked difficult are
+neither learnt nor scored: they are kept as crowds, which COCO's scoring ignores both ways.
 """
 
 import math
@@ -10,62 +10,146 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from hvd_yolo.data.category_ids import category_ids_of
+from hvd_yolo.data.coco_files import USUAL
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
 from hvd_yolo.data.text_files import inside, read_text
+from hvd_yolo.data.voc_folders import ALL, Layout, Place, candidates, find_layout
 from hvd_yolo.errors import InputError, MissingSplit
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether there are VOC annotations in it."""
+    return find_layout(folder) is not None
+
+
+def split_names(folder: Path) -> list[str]:
+    """The splits of a VOC folder."""
+    layout = find_layout(folder)
+    return layout.splits if layout else []
 
 
 def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -> ImageFiles:
     """The split of a VOC folder. `names` orders the classes; without it they are those found, by
     the alphabet."""
-    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-    if not listing.is_file():
-        raise MissingSplit(f"data {folder}: no {split} split ({listing} is missing)")
-    names = names or _all_names(folder)
-    label_of_name = {name: label for label, name in enumerate(names)}
+    layout = find_layout(folder)
+    if layout is None or split not in (layout.lists or layout.places):
+        raise MissingSplit(_missing(folder, split, layout))
+    names = names or _all_names(layout)
     rows = AnnotationRows(f"{folder} {split}")
+    label_of_name = {name: label for label, name in enumerate(names)}
+    if layout.lists:
+        place = layout.places[ALL]
+        files = _listed(layout.lists[split], place, rows)
+    else:
+        place = layout.places[split]
+        files = place.xml_files()
+    for file in files:
+        _read_image(file, place, label_of_name, rows)
+    if not layout.lists:
+        used = set(map(Path, rows.files))
+        for image in place.images_without_xml(used):
+            rows.problems.add("images without an XML, left out", str(image))
+    problems = rows.problems.problems()
+    if not rows.files and problems:
+        raise InputError(
+            f"data {folder}: the {split} split has no images; {problems[0].what}: "
+            f"{problems[0].count} ({', '.join(problems[0].examples)})"
+        )
+    return rows.finish(names, category_ids_of(names), is_normalized=False, is_clipped=True)
+
+
+def _missing(folder: Path, split: str, layout: Layout | None) -> str:
+    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+    text = f"data {folder}: no {split} split ({listing} is missing)"
+    if layout is None:
+        return text
+    if layout.lists or set(layout.places) != {ALL}:
+        text += f"; it has {', '.join(layout.splits)}"
+        if set(layout.splits) & set(USUAL):
+            return text
+    else:
+        text += f"; there are no lists, and all its images are one split, `{ALL}`"
+    return (
+        f"{text}; `python -m hvd_yolo.data split --data {folder} --output {folder}_split` deals "
+        "the images into train, val and test"
+    )
+
+
+def _listed(listing: Path, place: Place, rows: AnnotationRows) -> list[Path]:
+    """The XML of each line; one that has none is an error that is counted."""
+    files = []
     for number, line in enumerate(read_text(listing).splitlines(), 1):
-        if line.strip():
-            stem = line.split()[0]
-            file = inside(folder, folder / "Annotations" / f"{stem}.xml", f"{listing}:{number}")
-            _read_image(file, folder, stem, label_of_name, rows)
-    return rows.finish(names, category_ids_of(names), is_normalized=False)
+        if not line.strip():
+            continue
+        where = f"{listing}:{number}"
+        stems = candidates(line)
+        paths = (inside(place.root, place.annotations / f"{stem}.xml", where) for stem in stems)
+        file = next(filter(os.path.isfile, paths), None)
+        if file is None:
+            rows.problems.add("listed images without an XML, left out", where, "error")
+        else:
+            files.append(file)
+    return files
 
 
 def _read_image(
-    file: Path, folder: Path, stem: str, label_of_name: dict[str, int], rows: AnnotationRows
+    file: Path, place: Place, label_of_name: dict[str, int], rows: AnnotationRows
 ) -> None:
     root = _parse(file)
-    image = folder / "JPEGImages" / f"{stem}.jpg"
-    if not os.path.isfile(image):
-        image = image.parent / (root.findtext("filename") or image.name)
-    rows.start_image(inside(folder, image, f"{file}, filename"), len(rows.files) + 1)
+    stem = file.relative_to(place.annotations).with_suffix("").as_posix()
+    file_name = (root.findtext("filename") or "").strip().replace("\\", "/")
+    image, is_ambiguous = place.image(stem, file_name, str(file))
+    if is_ambiguous:
+        rows.problems.add("images of the same name, one taken", str(image))
     try:
-        width, height = (_number(root.find("size"), "size", side) for side in ("width", "height"))
-        if not (width > 0 and height > 0):
-            raise ValueError(f"its size is {width:g} x {height:g}")
+        size = _size(root)
+        rows.start_image(image, len(rows.files) + 1, size)
         for item in root.iter("object"):
-            _read_object(item, file, label_of_name, width, height, rows)
+            _read_object(item, file, label_of_name, size, rows)
     except ValueError as error:
         raise InputError(f"{file}: not a VOC annotation: {error}") from error
+
+
+def _size(root: ET.Element) -> tuple[int, int]:
+    """The width and height that are stated; 0, 0 unless both are."""
+    size = root.find("size")
+    sides = []
+    for side in ("width", "height"):
+        text = (size.findtext(side) or "" if size is not None else "").strip()
+        number = _number(size, "size", side) if text and text != "None" else 0.0
+        if number < 0:
+            raise ValueError(f"its size has {side} {number:g}")
+        sides.append(round(number))
+    return (sides[0], sides[1]) if all(sides) else (0, 0)
 
 
 def _read_object(
     item: ET.Element,
     file: Path,
     label_of_name: dict[str, int],
-    width: float,
-    height: float,
+    size: tuple[int, int],
     rows: AnnotationRows,
 ) -> None:
-    name = item.findtext("name")
+    name = (item.findtext("name") or "").strip()
+    corners = item.find("bndbox")
+    if corners is None:
+        kind = "a turned box" if item.find("robndbox") is not None else "no bndbox"
+        return rows.problems.add(f"objects with {kind}, left out", f"{file} {name}")
     if name not in label_of_name:
         raise InputError(f"{file}: class {name!r} is not among {', '.join(label_of_name)}")
+    x1, y1, x2, y2 = (_number(corners, "bndbox", k) for k in ("xmin", "ymin", "xmax", "ymax"))
+    where = f"{file} {name} {x1, y1, x2, y2}"
+    if not (x2 > x1 and y2 > y1):
+        return rows.problems.add("boxes without area, left out", where)
+    width, height = size if any(size) else (math.inf, math.inf)
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        return rows.problems.add("boxes outside the image, left out", where)
+    # Some tools round.
+    slack_x, slack_y = (1e-6 * side if any(size) else 0.0 for side in (width, height))
+    if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
+        rows.problems.add("boxes partly outside the image, clipped", where)
     is_difficult = (item.findtext("difficult") or "0").strip() == "1"
-    corners = item.find("bndbox")
-    box = tuple(_number(corners, "bndbox", side) for side in ("xmin", "ymin", "xmax", "ymax"))
-    where = f"{file} {name} {box}"
-    rows.add_clipped(box, label_of_name[name], width, height, where, is_crowd=is_difficult)
+    return rows.add((x1, y1, x2, y2), label_of_name[name], is_crowd=is_difficult)
 
 
 def _number(parent: ET.Element | None, name: str, key: str) -> float:
@@ -80,12 +164,15 @@ def _number(parent: ET.Element | None, name: str, key: str) -> float:
     return number
 
 
-def _all_names(folder: Path) -> tuple[str, ...]:
-    found = {
-        item.findtext("name")
-        for file in (folder / "Annotations").glob("*.xml")
-        for item in _parse(file).iter("object")
-    }
+def _all_names(layout: Layout) -> tuple[str, ...]:
+    """The classes of all XML; what cannot be read is an error where it is listed."""
+    found = set()
+    for file in {file for place in layout.places.values() for file in place.xml_files()}:
+        try:
+            root = _parse(file)
+        except InputError:
+            continue
+        found |= {(item.findtext("name") or "").strip() for item in root.iter("object")}
     return tuple(sorted(name for name in found if name))
 
 

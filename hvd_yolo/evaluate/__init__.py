@@ -7,7 +7,7 @@ numbers.
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,21 +20,35 @@ from hvd_yolo.config import EvalConfig
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.inputs import Item
 from hvd_yolo.data.loader import Batch
+from hvd_yolo.data.orientation import turn_back
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate.scoring import Table, score
 from hvd_yolo.models import ScoredDetector
 from hvd_yolo.models.losses import Losses, as_losses
 
-__all__ = ["Evaluation", "Table", "detection_rows", "evaluate", "results_json", "score"]
+__all__ = [
+    "Evaluation",
+    "Table",
+    "detection_rows",
+    "evaluate",
+    "in_annotation_frame",
+    "results_json",
+    "score",
+]
 
 
 @dataclass
 class Evaluation:
-    """What evaluate() found: `metrics` for reports, all truths and detections, and its time."""
+    """What evaluate() found: `metrics` for reports, all truths and detections, and its time.
+
+    turned (K, 4): image id, EXIF orientation, width and height of each image whose boxes are turned
+    with it; see in_annotation_frame().
+    """
 
     metrics: dict[str, Any]
     table: Table
     seconds: float
+    turned: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
 
 def evaluate(
@@ -55,6 +69,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     detections, truths, image_ids, num_unreadable = [], [], [], 0
+    turned = [np.zeros((0, 4))]
     losses = _LossSum()
     for batch in batches:
         num_unreadable += len(batch.unreadable)
@@ -68,6 +83,8 @@ def evaluate(
             detections.append(detection_rows(item, prediction))
             truths.append(_truth_rows(item))
             image_ids.append(item.image_id)
+            if item.turn != 1:
+                turned.append(np.array([[item.image_id, item.turn, item.width, item.height]]))
     model.train(was_training)
 
     num_unreadable = int(comm.sum(torch.tensor([num_unreadable])))
@@ -81,11 +98,25 @@ def evaluate(
         truths=_gather(comm, np.concatenate([np.zeros((0, 8)), *truths])),
         detections=_gather(comm, np.concatenate([np.zeros((0, 7)), *detections])),
     )
+    turned = _gather(comm, np.concatenate(turned, dtype=np.float64))
     metrics = score(table, dataset.names, comm, options.scorer)
     metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
     if options.loss:
         metrics.update(losses.metrics(comm, len(table.truths)))
-    return Evaluation(metrics, table, time.monotonic() - started)
+    return Evaluation(metrics, table, time.monotonic() - started, turned)
+
+
+def in_annotation_frame(detections: np.ndarray, turned: np.ndarray) -> np.ndarray:
+    """Detections (D, 7) with boxes in the frame that the annotations state: those of images that
+    are `turned` (K, 4), as in Evaluation, are turned back to the stored image."""
+    detections = detections.copy()
+    order = np.argsort(detections[:, 0], kind="stable")
+    ids = detections[order, 0]
+    for image_id, orientation, width, height in turned.tolist():
+        rows = order[slice(*np.searchsorted(ids, [image_id, image_id + 1]))]
+        boxes = turn_back(detections[rows, 1:5], int(orientation), width, height)
+        detections[rows, 1:5] = boxes
+    return detections
 
 
 def results_json(detections: np.ndarray, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from hvd_yolo.config import EvaluateConfig, check_values, parse
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
-from hvd_yolo.evaluate import evaluate, results_json
+from hvd_yolo.evaluate import evaluate, in_annotation_frame, results_json
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS
 from hvd_yolo.feed import refuse_different, told
 from hvd_yolo.models.ensemble import Ensemble
@@ -47,7 +47,8 @@ def main(argv: Sequence[str]) -> None:
     found = evaluate(model, dataset, batches, comm, config.eval)
     if comm.is_main:
         if config.results:
-            results = results_json(found.table.detections, dataset.category_ids)
+            detections = in_annotation_frame(found.table.detections, found.turned)
+            results = results_json(detections, dataset.category_ids)
             Path(config.results).write_text(json.dumps(results), encoding="utf-8")
         for name in (*COCO_NUMBERS, "precision", "recall", "f1", "threshold"):
             print(f"{name:<10} {found.metrics[name]:.4f}")

@@ -101,13 +101,19 @@ def assert_same(found, expected, tolerance):
 
 
 def test_bccd_comes_round_through_every_format(bccd, tmp_path, capsys):
-    """YOLO text to COCO, to VOC, to YOLO text: the boxes are those of the start at each stop."""
+    """From one format to the next, YOLO text to YOLO text: the boxes are those of the start at each
+    stop, and each folder also opens without its data.yaml."""
     expected = truths(bccd / "data.yaml", "test")
     source, options = bccd / "data.yaml", ("--splits", "test", "--images", "link")
-    for to, tolerance in (("coco", 1e-12), ("voc", 1e-12), ("yolo", 640e-6)):
+    for to, tolerance in (
+        ("coco", 1e-12), ("voc", 1e-12), ("labelme", 1e-12), ("roboflow_coco", 1e-12),
+        ("roboflow_voc", 1e-12), ("darknet", 1e-6), ("yolo", 1e-5),
+    ):  # fmt: skip
         folder = tmp_path / to
         assert verb("convert", "--data", source, "--to", to, "--output", folder, *options) == 0
         source = folder / "data.yaml"
+        plain = {"yolo": source, "darknet": folder / "obj.data"}.get(to, folder)
+        assert len(open_dataset(str(plain), "test")) == len(expected)
         assert open_dataset(str(source), "test").names == ("RBC", "WBC", "Platelets")
         assert_same(truths(source, "test"), expected, tolerance)
     assert "cannot be read" not in capsys.readouterr().out

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hvd_yolo.data.dataset import WHOLE, Dataset
+from hvd_yolo.data.dataset import WHOLE, Dataset, truth_of
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.report.plots.canvas import COLOURS, WIDTH, Plot, dress, new_figure, png, shortened
 
@@ -32,7 +32,8 @@ def take_labels(dataset: Dataset) -> Labels:
     counted, measured = (
         range(0, num_images, -(-num_images // most)) for most in (_MOST_COUNTED, _MOST_MEASURED)
     )
-    found = [dataset.annotations(index, 1, 1) for index in counted]
+    # Larger than any image, so that no box lies outside.
+    found = [dataset.annotations(index, WHOLE, WHOLE) for index in counted]
     labels = [truth.labels[~truth.is_crowd] for truth in found]
     counts = np.bincount(np.concatenate(labels), minlength=len(dataset.names))
     per_image = np.array([len(own) for own in labels])
@@ -42,7 +43,7 @@ def take_labels(dataset: Dataset) -> Labels:
             image = dataset.scaled(index, WHOLE)
         except UnreadableImage:
             continue
-        truth = dataset.annotations(index, image.width, image.height)
+        truth = truth_of(dataset, index, image)
         shares = truth.boxes / ((image.width, image.height) * 2)
         boxes.append(shares[~truth.is_crowd])
     whats = (

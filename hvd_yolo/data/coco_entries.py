@@ -1,0 +1,120 @@
+"""The entries of a COCO JSON as real tools write them: ids as 4.0 or "4", numbers as text, sizes
+and areas that are null, iscrowd as "false"."""
+
+import math
+import reprlib
+from typing import Any
+
+# Ids and coordinates travel as float64.
+_LARGEST = 1 << 53
+
+_NUMERIC = {int, float}
+
+Entry = dict[str, Any]
+
+_FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+
+
+def entries_of(content: object, key: str) -> list[Entry]:
+    """The list under `key` of the file; raises ValueError if there is none, or one of its entries
+    is not an object."""
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError(f"it has no list {key!r}")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{key}[{number}] is {reprlib.repr(entry)}, not an object")
+    return entries
+
+
+def ids_of(entries: list[Entry], key: str) -> list[int]:
+    """The id of each entry; raises ValueError for one that is no whole number, and for one that two
+    entries have."""
+    ids = []
+    first: dict[int, int] = {}
+    for number, entry in enumerate(entries):
+        found = whole_number(entry.get("id"))
+        if found is None:
+            raise ValueError(_faulty(f"{key}[{number}]", entry, "id", "a whole number"))
+        if first.setdefault(found, number) != number:
+            raise ValueError(f"{key}[{number}] has the id of {key}[{first[found]}], {found}")
+        ids.append(found)
+    return ids
+
+
+def text_of(entry: Entry, field: str, where: str) -> str:
+    """The text under `field`; raises ValueError."""
+    value = entry.get(field)
+    if not isinstance(value, str):
+        raise ValueError(_faulty(where, entry, field, "a text"))
+    return value
+
+
+def size_of(image: Entry, where: str) -> tuple[int, int]:
+    """The width and height that an entry of `images` states; 0, 0 unless it states both. Raises
+    ValueError for what is no size."""
+    sides = []
+    for field in ("width", "height"):
+        value = image.get(field)
+        number = 0.0 if value is None or value == "" else number_of(value)
+        if number is None or number < 0:
+            raise ValueError(_faulty(where, image, field, "a number of pixels"))
+        sides.append(round(number))
+    width, height = sides
+    return (width, height) if width and height else (0, 0)
+
+
+def whole_number(value: object) -> int | None:
+    """An id, also as 4.0 or "4"; None for anything else."""
+    if type(value) is not int:
+        number = number_of(value)
+        if number is None or number != int(number):
+            return None
+        value = int(number)
+    return value if -_LARGEST < value < _LARGEST else None
+
+
+def number_of(value: object) -> float | None:
+    """A number, also as text; None for what is neither, for NaN and for infinity."""
+    if type(value) in (int, float):
+        return value if -_LARGEST < value < _LARGEST else None
+    if not isinstance(value, str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and abs(number) < _LARGEST else None
+
+
+def box_of(annotation: Entry) -> tuple[float, float, float, float] | None:
+    """x, y, w, h; None where `bbox` is away or is not four numbers."""
+    value = annotation.get("bbox")
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    x, y, w, h = value
+    # As nearly all are written, checked at once: NaN and infinity are not below anything.
+    if {type(x), type(y), type(w), type(h)} <= _NUMERIC:
+        try:
+            if abs(x) + abs(y) + abs(w) + abs(h) < _LARGEST:
+                return x, y, w, h
+        except OverflowError:
+            return None
+    x, y, w, h = map(number_of, value)
+    return None if x is None or y is None or w is None or h is None else (x, y, w, h)
+
+
+def flag_of(value: object) -> bool | None:
+    """iscrowd: 0, 1, true or false, also as text; absent and null are false. None for anything
+    else."""
+    if value is None:
+        return False
+    if isinstance(value, str):
+        return _FLAGS.get(value.strip().lower())
+    return bool(value) if value in (0, 1) else None
+
+
+def _faulty(where: str, entry: Entry, field: str, expected: str) -> str:
+    if field not in entry:
+        return f"{where} has no {field!r}"
+    return f"{where} has {field} {reprlib.repr(entry[field])}, which is not {expected}"
