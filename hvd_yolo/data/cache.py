@@ -83,6 +83,11 @@ class CachedImages:
         return self.dataset.is_clean
 
     @property
+    def has_truth(self) -> bool:
+        """Whether there are annotations."""
+        return self.dataset.has_truth
+
+    @property
     def category_ids(self) -> tuple[int, ...]:
         """Their numbers in results."""
         return self.dataset.category_ids

@@ -43,12 +43,14 @@ class Dataset(Protocol):
     """Images and their objects, by index.
 
     names: the classes; category_ids: the number each class has in COCO-format results; is_clean:
-    it is known that no box is a crowd, without area or partly outside its image.
+    it is known that no box is a crowd, without area or partly outside its image; has_truth: there
+    are annotations, though they may be of no object.
     """
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     is_clean: bool
+    has_truth: bool
 
     def __len__(self) -> int:
         """How many images."""

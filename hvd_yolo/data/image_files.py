@@ -84,6 +84,7 @@ class ImageFiles:
     is_normalized: bool
     contents: Contents | None = None
     problems: list[Problem] = field(default_factory=list)
+    has_truth: bool = True
 
     def __post_init__(self) -> None:
         # Of pixels it cannot be told without the images.

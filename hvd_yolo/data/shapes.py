@@ -28,6 +28,7 @@ class Shapes:
     names = NAMES
     category_ids = (1, 2, 3, 4, 5, 6)
     is_clean = True
+    has_truth = True
 
     def __init__(self, num_images: int, split_seed: int) -> None:
         self._num_images = num_images

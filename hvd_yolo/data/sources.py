@@ -21,6 +21,7 @@ class Sources:
     """
 
     is_clean = True
+    has_truth = False
 
     def __init__(self, source: str, names: tuple[str, ...]) -> None:
         """Raises InputError when there is nothing to detect on."""
