@@ -29,10 +29,10 @@ def run_folder(resume: str) -> str:
         places.append(holder.parent)
     folder = next((place for place in places if _is_run(place)), None)
     if folder is None and inside:
+        missing = " and ".join(str(_config(place)) for place in places)
         raise InputError(
-            f"--resume {resume}: the file is in no run ({' and '.join(str(_config(place)) for place in places)} "
-            f"missing); {_remedy()}. A new run that begins with the file's weights: --weights "
-            f"{resume}"
+            f"--resume {resume}: the file is in no run ({missing} missing); {_remedy()}. A new run "
+            f"that begins with the file's weights: --weights {resume}"
         )
     if folder is None:
         raise InputError(f"--resume {resume}: no run there ({_config(path)} is missing)")

@@ -20,9 +20,7 @@ def data_summary(train_set: Dataset, val_set: Dataset | None) -> DataSummary:
     }
 
 
-def refuse_changes(
-    before: DataSummary, now: DataSummary, data: str, may_change: bool
-) -> list[str]:
+def refuse_changes(before: DataSummary, now: DataSummary, data: str, may_change: bool) -> list[str]:
     """Changes that a run may go on with, to be told: labels, and images if `may_change`.
 
     Raises InputError where the classes have changed, whose order decides what each output of the
@@ -66,7 +64,10 @@ def _train_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if before["images"] != now["images"]:
         return f"{before['images']} training images became {now['images']}"
     if before["files"] != now["files"]:
-        return f"the {now['images']} training images are not those that the run was started with"
+        return (
+            f"the {now['images']} training images have other names, or another order, than when "
+            "the run was started"
+        )
     return ""
 
 
