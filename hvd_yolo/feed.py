@@ -25,6 +25,7 @@ from hvd_yolo.data.loader import Batch, evaluation_batches, training_batches
 from hvd_yolo.data.order import Order
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation, evaluate
+from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.memory import free_on_host
 from hvd_yolo.pace import Pace
 from hvd_yolo.watchdog import marked
@@ -135,9 +136,16 @@ def open_validation(
     block = options.batch_size or config.batch_size
     batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
 
+    has_warned = False
+
     def validate(model: nn.Module) -> Evaluation:
         """The model's score on the validation split."""
-        return evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
+        nonlocal has_warned
+        found = evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
+        if not has_warned:
+            has_warned = True
+            warn_of_limits(found.table, options, comm)
+        return found
 
     return validate
 

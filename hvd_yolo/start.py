@@ -226,7 +226,7 @@ def _check_data(
     feed.refuse_different(splits, config.data, comm)
     before = json.dumps(saved.training["data_summary"] if saved else {}).encode()
     if before := json.loads(broadcast_bytes(comm, before, root)):
-        for change in refuse_changes(before, now, config.data, may_change):
+        for change in refuse_changes(before, now, config.data, config.output, may_change):
             logger.warning(change)
 
 

@@ -66,7 +66,7 @@ def test_what_cannot_teach_is_refused_before_training(tmp_path, teacher):
     assert "teacher: checkpoint" in none
     assert "no such file" in none
     other = write_teacher(tmp_path / "other.pt", names=("cat", "dog"))
-    assert "the classes of the teacher are cat, dog" in refusal("--teacher", other)
+    assert "its classes are cat, dog" in refusal("--teacher", other)
     foreign = ("--model", "tests.models.plain_detector:build", "--teacher", teacher)
     assert "plain_detector:build is no built-in model" in refusal(*foreign)
     told = refusal("--model", "yolov5n", "--teacher", teacher)

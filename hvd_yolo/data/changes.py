@@ -20,8 +20,11 @@ def data_summary(train_set: Dataset, val_set: Dataset | None) -> DataSummary:
     }
 
 
-def refuse_changes(before: DataSummary, now: DataSummary, data: str, may_change: bool) -> list[str]:
-    """Changes that a run may go on with, to be told: labels, and images if `may_change`.
+def refuse_changes(
+    before: DataSummary, now: DataSummary, data: str, run: str, may_change: bool
+) -> list[str]:
+    """Changes that the run in the folder `run` may go on with, to be told: labels, validation data,
+    and training images if `may_change`.
 
     Raises InputError where the classes have changed, whose order decides what each output of the
     model means, or, unless `may_change`, the training images, whose number and order decide which
@@ -31,7 +34,7 @@ def refuse_changes(before: DataSummary, now: DataSummary, data: str, may_change:
         raise InputError(
             f"data {data}: {change_of(before['names'], now['names'])}, and the run has learnt them "
             "as they were: put them back to resume it, or start a new run with another --output "
-            "and --weights RUN/checkpoints/last.pt, which takes the classes by name"
+            f"and --weights {run}/checkpoints/last.pt, which takes the classes by name"
         )
     told = _train_changes(before["train"], now["train"])
     if told and not may_change:

@@ -9,6 +9,7 @@ import json
 import os
 import reprlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
 def _read(
     file: Path, folder: Path, split: str, content: object, names: tuple[str, ...] | None
 ) -> ImageFiles:
+    has_truth = not isinstance(content, dict) or "annotations" in content
+    if not has_truth:
+        content = {**content, "annotations": []}
     categories, images, annotations = (_entries(content, key) for key in _FIELDS)
     _check_unique(categories, "categories", "id")
     _check_unique(categories, "categories", "name")
@@ -116,7 +120,7 @@ def _read(
             label = label_of_id[annotation["category_id"]]
             is_crowd = bool(annotation.get("iscrowd", 0))
             rows.add((x, y, x + w, y + h), label, annotation.get("area", w * h), is_crowd)
-    return rows.finish(names, category_ids, is_normalized=False)
+    return replace(rows.finish(names, category_ids, is_normalized=False), has_truth=has_truth)
 
 
 def _numbers_by_image(

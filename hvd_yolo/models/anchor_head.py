@@ -93,9 +93,7 @@ class AnchorHead(nn.Module):
 
     def class_rows(self) -> list[ClassRows]:
         """Of each anchor, the outputs behind box and objectness."""
-        num_anchors = self.anchors.shape[1]
-        channels = torch.arange(num_anchors * (5 + self.num_classes)).view(num_anchors, -1)
-        return [ClassRows(conv, channels[:, 5:]) for conv in self.m]
+        return [ClassRows(conv, self.anchors.shape[1], 5) for conv in self.m]
 
     def decode(self, prediction: AnchorPrediction) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""

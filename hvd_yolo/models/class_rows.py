@@ -7,13 +7,19 @@ from torch import Tensor, nn
 
 
 class ClassRows(NamedTuple):
-    """A convolution and its output channels (N, K) that belong to classes: column k those of class
-    k."""
+    """A convolution with outputs for the classes: `num_groups` groups of channels, one an anchor,
+    in each `num_others` that belong to no class, and one a class behind them."""
 
     layer: nn.Conv2d
-    channels: Tensor
+    num_groups: int = 1
+    num_others: int = 0
 
+    def num_channels(self, num_classes: int) -> int:
+        """Of such a convolution for so many classes."""
+        return self.num_groups * (self.num_others + num_classes)
 
-def all_rows(layer: nn.Conv2d) -> ClassRows:
-    """Those of a convolution whose outputs are the classes."""
-    return ClassRows(layer, torch.arange(layer.out_channels)[None])
+    def channels(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """The channels (num_groups, num_classes) of so many classes, column k those of class k; and
+        (num_groups, num_others) the others."""
+        every = torch.arange(self.num_channels(num_classes)).view(self.num_groups, -1)
+        return every[:, self.num_others :], every[:, : self.num_others]

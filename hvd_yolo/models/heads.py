@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hvd_yolo.models import selection
 from hvd_yolo.models.blocks import ConvNormAct, depthwise
-from hvd_yolo.models.class_rows import ClassRows, all_rows
+from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import DISTANCE_BINS, Prediction, grid_points
 from hvd_yolo.models.losses import Losses, aligned_losses
 
@@ -67,7 +67,7 @@ class DetectHead(nn.Module):
 
     def class_rows(self) -> list[ClassRows]:
         """The last layer of each class tower."""
-        return [all_rows(tower[-1]) for tower in self.class_towers]
+        return [ClassRows(tower[-1]) for tower in self.class_towers]
 
     def decode(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""

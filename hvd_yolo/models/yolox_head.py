@@ -11,7 +11,7 @@ from hvd_yolo import boxes as box_ops
 from hvd_yolo.models import selection
 from hvd_yolo.models.assigners import optimal_transport
 from hvd_yolo.models.blocks import ConvNormAct, DepthwiseSeparable
-from hvd_yolo.models.class_rows import ClassRows, all_rows
+from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import grid_points
 from hvd_yolo.models.losses import Losses
 
@@ -98,7 +98,7 @@ class DecoupledHead(nn.Module):
 
     def class_rows(self) -> list[ClassRows]:
         """The class layer of each level."""
-        return [all_rows(layer) for layer in self.cls_preds]
+        return [ClassRows(layer) for layer in self.cls_preds]
 
     def decode(self, prediction: CellPrediction) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""

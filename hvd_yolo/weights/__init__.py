@@ -37,8 +37,8 @@ class Taken(NamedTuple):
 
 
 def load_weights(model: nn.Module, path: Path, names: Sequence[str] = ()) -> Taken:
-    """Takes from a file what fits the model by name and shape; another number of classes leaves the
-    class layers out, and as many go by name. names: the model's classes; empty: as the file's.
+    """Takes from a file what fits the model by name and shape, and of class layers the rows of the
+    classes that are in `names`, the model's; empty: all, if it has as many.
 
     Raises InputError when the file cannot be read or nothing of it fits.
     """
@@ -50,10 +50,8 @@ def load_weights(model: nn.Module, path: Path, names: Sequence[str] = ()) -> Tak
         raise InputError(f"weights {path}: no layer of it fits the model")
     classes = ""
     if names:
-        # One that numbers others than it has outputs does not name them.
-        theirs = file.classes if len(file.classes) == len(names) else ()
         try:
-            classes = match_classes(fitting, model, theirs, names)
+            classes = match_classes(fitting, tensors, model, file.classes, names)
         except InputError as error:
             raise InputError(f"weights {path}: {error}") from error
     model.load_state_dict(fitting, strict=False)

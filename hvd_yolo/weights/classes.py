@@ -8,59 +8,73 @@ from torch import Tensor, nn
 from hvd_yolo.data.class_names import shown
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO
+from hvd_yolo.models.class_rows import ClassRows
 
 State = dict[str, Tensor]
 
 
 def match_classes(
-    tensors: State, model: nn.Module, theirs: Sequence[str], ours: Sequence[str]
+    fitting: State,
+    tensors: State,
+    model: nn.Module,
+    theirs: Sequence[str],
+    ours: Sequence[str],
 ) -> str:
-    """Puts the class rows of `tensors`, which fit the model, into the order of its classes, and
-    returns what there is to say of it; empty where nothing is.
+    """Gives each class of the model the rows of the class of its name, and returns what there is to
+    say of it; empty where nothing is.
 
-    theirs: the classes of the file, empty where it does not name them; ours: those of the model.
-    Rows of a class that the file has not are those of the model. Raises InputError where the order
-    differs in a model whose rows are not known.
+    tensors: those of a file under the model's names; fitting: of them what the model takes, which
+    is changed; theirs: the classes of the file, empty where it does not name them; ours: those of
+    the model. Rows of a class that the file has not are those of the model. Raises InputError where
+    the order differs in a model whose rows are not known.
     """
     if not isinstance(model, YOLO):
         return _say_unknown(theirs, ours)
-    layers = _class_tensors(model)
-    if not all(name in tensors for name in layers) or list(theirs) == list(ours):
+    if list(theirs) == list(ours):
         return ""
-    if len(theirs) != len(ours):
-        return f"it does not name its {len(ours)} classes: they are taken in their order"
     places = [theirs.index(name) if name in theirs else None for name in ours]
-    tensors.update(reordered(tensors, model, places))
-    if None not in places:
+    is_worth = len(theirs) == len(ours) or any(place is not None for place in places)
+    found = reordered(tensors, model, places, len(theirs)) if theirs and is_worth else {}
+    if not found:
+        is_taken = all(name in fitting for name in _class_tensors(model))
+        told = f"it does not name its {len(ours)} classes: they are taken in their order"
+        return told if is_taken else ""
+    fitting.update(found)
+    if set(theirs) == set(ours):
         return f"its classes are {shown(theirs)}: their rows are put in the order of the data's"
     known = [name for name in ours if name in theirs]
     new = [name for name in ours if name not in theirs]
-    taken = f"those of {shown(known)} are taken" if known else "none is taken"
-    return f"its classes are {shown(theirs)}: {taken} by name, and {shown(new)} start untrained"
+    told = f"its classes are {shown(theirs)}: "
+    told += f"those of {shown(known)} are taken by name" if known else "none has a name of the data"
+    return f"{told}, and {shown(new)} start untrained" if new else told
 
 
-def reordered(tensors: State, model: YOLO, places: Sequence[int | None]) -> State:
-    """The tensors of the class layers with class k as class places[k] was; as it is in the model
-    where that is None."""
+def reordered(tensors: State, model: YOLO, places: Sequence[int | None], num_classes: int) -> State:
+    """The tensors of class layers, made for `num_classes`, with class k as class places[k] was, or
+    as it is in the model where that is None; without those that do not fit."""
     own = model.state_dict()
     here = [k for k, place in enumerate(places) if place is not None]
     there = [place for place in places if place is not None]
     found = {}
-    for name, channels in _class_tensors(model).items():
-        every = channels.flatten()
-        found[name] = tensors[name].to(own[name].dtype, copy=True)
-        found[name][every] = own[name][every].to(found[name])
-        found[name][channels[:, here]] = tensors[name][channels[:, there]].to(found[name])
+    for name, rows in _class_tensors(model).items():
+        shape = (rows.num_channels(num_classes), *own[name].shape[1:])
+        if name not in tensors or tensors[name].shape != shape:
+            continue
+        (new, new_others), (old, old_others) = map(rows.channels, (len(places), num_classes))
+        value = own[name].clone()
+        value[new[:, here]] = tensors[name][old[:, there]].to(value)
+        value[new_others] = tensors[name][old_others].to(value)
+        found[name] = value
     return found
 
 
-def _class_tensors(model: YOLO) -> State:
-    """Name of a tensor in the model's state to the channels (N, K) of its classes."""
+def _class_tensors(model: YOLO) -> dict[str, ClassRows]:
+    """The tensors of the model's state, by name, that have rows of classes."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        names[id(parameter)]: channels
-        for layer, channels in model.head.class_rows()
-        for parameter in layer.parameters()
+        names[id(parameter)]: rows
+        for rows in model.head.class_rows()
+        for parameter in rows.layer.parameters()
     }
 
 
