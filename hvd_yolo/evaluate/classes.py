@@ -64,7 +64,10 @@ def match_classes(
 
 
 def _relabelled(rows: np.ndarray, column: int, labels: np.ndarray) -> np.ndarray:
-    found = labels[rows[:, column].astype(np.int64)]
+    given = rows[:, column].astype(np.int64)
+    # A foreign detector may give labels that are no class.
+    is_class = (given >= 0) & (given < len(labels))
+    found = np.where(is_class, labels[np.where(is_class, given, 0)], -1)
     kept = rows[found >= 0].copy()
     kept[:, column] = found[found >= 0]
     return kept
