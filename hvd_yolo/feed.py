@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,33 +18,29 @@ from hvd_yolo.data.balance import class_balance, read_image_weights
 from hvd_yolo.data.cache import cache_place, cached, stage_place, staged
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.decoding import UnreadableImage
-from hvd_yolo.data.digest import MAKE_ALIKE, digest_of_truth
+from hvd_yolo.data.digest import MAKE_ALIKE
 from hvd_yolo.data.image_files import NETWORK_THREADS
 from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import Batch, evaluation_batches, training_batches
 from hvd_yolo.data.order import Order
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation, evaluate
+from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.memory import free_on_host
 from hvd_yolo.pace import Pace
 from hvd_yolo.watchdog import marked
 
 
-def told(datasets: dict[str, Dataset | None]) -> dict[str, str]:
-    """What this rank sees of each split, in short."""
-    return {
-        split: f"{len(dataset)} images ({digest_of_truth(dataset).hexdigest()[:12]})"
-        for split, dataset in datasets.items()
-        if dataset is not None
-    }
-
-
-def refuse_different(seen: dict[str, str], data: str, comm: Comm) -> None:
-    """Raises InputError on all ranks where one sees another data set than rank 0; seen: see told().
+def refuse_different(splits: dict[str, dict[str, Any]], data: str, comm: Comm) -> None:
+    """Raises InputError on all ranks where one sees another data set than rank 0; splits: the
+    digest.summary() of each.
 
     Every rank deals the images by itself: of two data sets some images would be left out and others
     taken twice, and with another number of updates an epoch the ranks would wait for ever.
     """
+    seen = {
+        split: f"{found['images']} images ({found['truth']})" for split, found in splits.items()
+    }
     looks = gather_json(comm, [socket.gethostname(), seen])
     odd = [rank for rank, (_, found) in enumerate(looks) if found != looks[0][1]]
     if odd:
@@ -139,9 +136,16 @@ def open_validation(
     block = options.batch_size or config.batch_size
     batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
 
+    has_warned = False
+
     def validate(model: nn.Module) -> Evaluation:
         """The model's score on the validation split."""
-        return evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
+        nonlocal has_warned
+        found = evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
+        if not has_warned:
+            has_warned = True
+            warn_of_limits(found.table, options, comm)
+        return found
 
     return validate
 

@@ -37,7 +37,8 @@ class Pace:
         left = (self.epochs - epoch) * self.dealing.updates_per_epoch
         left -= -(-images_seen // self.dealing.global_batch)
         total = updates + max(0, left)
-        return min(total, self.max_updates) if self.max_updates else total
+        # A limit that was lowered since may lie behind the run.
+        return max(updates, min(total, self.max_updates)) if self.max_updates else total
 
     def banner(self) -> str:
         """The arithmetic of batch and rate, in words."""

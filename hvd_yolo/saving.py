@@ -45,6 +45,7 @@ class Checkpoints:
         self._is_last_bad = state.bad_updates > 0
         self._folder = folder
         self._options = config.checkpoint
+        self._most = config.eval.max_dets[-1]
         self._comm = comm
         self._report = report
         self._fixed = {
@@ -187,7 +188,7 @@ class Checkpoints:
     def _write_table(self, best: Table) -> None:
         file = self._folder.parent / "evaluation.npz"
         try:
-            checkpoint.save_bytes(file, packed(best, tuple(self._fixed["names"])))
+            checkpoint.save_bytes(file, packed(best, tuple(self._fixed["names"]), self._most))
         except InputError as error:
             # A report does without it, and not with that of another evaluation.
             logger.error("%s", error)

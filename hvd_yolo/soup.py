@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from hvd_yolo import checkpoint, cli
-from hvd_yolo.comm import Comm, agree, batch_norm, connect, launch
+from hvd_yolo.comm import Comm, agree, batch_norm, connect, launch, log
 from hvd_yolo.config import SoupConfig, check_values, from_yaml, parse
 from hvd_yolo.data import open_dataset
+from hvd_yolo.data.class_changes import difference, shown
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.loader import Batch, evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate
+from hvd_yolo.evaluate.classes import match_classes
 from hvd_yolo.models import build_model
 from hvd_yolo.value_range import range_as_trained
 from hvd_yolo.weights.trained import read_shares
@@ -35,6 +37,12 @@ class _Kitchen:
         self.train_set = open_dataset(config.data or trained.data, "train")
         self.val_set = open_dataset(config.data or trained.data, "val")
         names = first["names"]
+        data = config.data or trained.data
+        self.classes, told = match_classes(self.val_set, names, "", data)
+        if not self.val_set.has_truth:
+            raise InputError(f"data {data}: the val split has no annotations to score a soup on")
+        if told and comm.is_main:
+            log(comm).warning(told)
         self.model = build_model(
             trained.model, len(names), limits.conf, limits.iou, limits.max_detections
         ).to(comm.device)
@@ -57,7 +65,9 @@ class _Kitchen:
         self.model.load_state_dict(state)
         self.config.eval.loss = False
         batches = self.batches(self.val_set)
-        found = evaluate(self.model, self.val_set, batches, self.comm, self.config.eval)
+        found = evaluate(
+            self.model, self.val_set, batches, self.comm, self.config.eval, self.classes
+        )
         return found.metrics["AP"]
 
 
@@ -145,12 +155,18 @@ def _recompute_statistics(model: nn.Module, batches: Iterable[Batch], comm: Comm
 
 
 def _check_same(file: Path, content: dict, first: dict) -> None:
-    is_same = content["names"] == first["names"] and all(
+    if content["names"] != first["names"]:
+        raise InputError(
+            f"weights {file}: its classes are {shown(content['names'])}, those of the first are "
+            f"{shown(first['names'])}: {difference(first['names'], content['names'])}; only "
+            "trainings with the same classes in the same order can be averaged"
+        )
+    is_same = all(
         name in content["weights"] and content["weights"][name].shape == value.shape
         for name, value in first["weights"].items()
     )
     if not is_same:
-        raise InputError(f"weights {file}: another model or other classes than the first")
+        raise InputError(f"weights {file}: another model than the first")
     ranges = [from_yaml(one["config"]).loader.value_range for one in (content, first)]
     if ranges[0] != ranges[1]:
         raise InputError(

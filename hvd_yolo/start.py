@@ -15,8 +15,9 @@ import torch
 from hvd_yolo import checkpoint, cli, feed
 from hvd_yolo.autobatch import find_batch_size
 from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, elastic, gather_json, launch
-from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
+from hvd_yolo.config import Config, flatten, from_yaml, load, overridden, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
+from hvd_yolo.data.changes import DataSummary, data_summary, images_seen_of, refuse_changes
 from hvd_yolo.data.dataset import Dataset, object_sizes
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO
@@ -41,13 +42,13 @@ _CONNECTED_BY = (
 
 @dataclass
 class Kept:
-    """What a process of an elastic job keeps while ranks come and go. seen: what its files held
-    before they were cached; teacher: as read from its file."""
+    """What a process of an elastic job keeps while ranks come and go. data_summary: what its files
+    held before they were cached; teacher: as read from its file."""
 
     caches: ExitStack
     config: Config | None = None
     sets: tuple[Dataset, Dataset | None] | None = None
-    seen: dict[str, str] | None = None
+    data_summary: DataSummary | None = None
     is_cached: bool = False
     state: TrainState | None = None
     teacher: dict[str, Any] | None = None
@@ -103,18 +104,22 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     comm = connect(said.comm, said.device, said.train.sync_bn)
     cli.speak_as(comm.rank)
     root = _furthest(kept, comm)
-    kept.config, is_resumed = _settle(config, comm, root, kept.committed is not None)
+    kept.config, is_resumed, may_change = _settle(config, comm, root, kept.committed is not None)
     config = kept.config
     refuse_unsaid(said, config)
     folder = Path(config.output)
     with agree(comm):
+        saved = _saved(config, is_resumed, kept) if comm.rank == root else None
         train_set, val_set = kept.sets = kept.sets or _open_data(config)
-        kept.seen = kept.seen or feed.told({"train": train_set, "val": val_set})
+        kept.data_summary = kept.data_summary or data_summary(train_set, val_set)
+    _check_data(saved, kept.data_summary, config, comm, root, may_change)
+    with agree(comm):
         state = new_state(config, len(train_set.names), comm.device)
         if not isinstance(state.model, YOLO):
             try_detector(state.model, config.model, len(train_set.names), config.imgsz)
-        metrics_bytes = _restore(state, config, is_resumed, kept) if comm.rank == root else 0
-    feed.refuse_different(kept.seen, config.data, comm)
+        if comm.rank == root:
+            _restore(state, saved, config, kept.data_summary)
+    metrics_bytes = saved.metrics_bytes if saved else 0
     # Into config.yaml and the checkpoints: whoever uses the detector scales images alike.
     config.loader.value_range = share_value_range(
         (train_set, val_set), config.loader.value_range, comm
@@ -136,14 +141,7 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
         _fit_anchors(state, config, comm, train_set)
     with agree(comm):
         if comm.is_main:
-            try:
-                (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(
-                    f"the run's folder {folder} cannot be made: {error.strerror}; choose another "
-                    "--output"
-                ) from error
-            checkpoint.save_text(folder / "config.yaml", to_yaml(config))
+            _open_folder(folder, config)
             if config.teacher:
                 keep_copy(kept.teacher, folder)
     # Only an elastic job needs it again.
@@ -152,6 +150,17 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     if comm.is_main:
         environment.append(folder / "environment.json", start, state.updates)
     return Prepared(comm, config, train_set, val_set, state, losses_of, metrics_bytes)
+
+
+def _open_folder(folder: Path, config: Config) -> None:
+    """Makes the run's folder, with its config."""
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the run's folder {folder} cannot be made: {error.strerror}; choose another --output"
+        ) from error
+    checkpoint.save_text(folder / "config.yaml", to_yaml(config))
 
 
 def _furthest(kept: Kept, comm: Comm) -> int:
@@ -164,22 +173,28 @@ def _furthest(kept: Kept, comm: Comm) -> int:
 def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     train_set = open_dataset(config.data, "train")
     val_set = open_dataset(config.data, "val") if config.eval.every else None
+    for split, dataset in (("train", train_set), ("val", val_set)):
+        if dataset is not None and not dataset.has_truth:
+            remedy = "" if split == "train" else ", or train without evaluations: --eval.every 0"
+            raise InputError(
+                f"data {config.data}: the {split} split has no annotations; annotate it{remedy}"
+            )
     if val_set and val_set.names != train_set.names:
         raise InputError(different_names("the val split", val_set.names, train_set.names))
     return train_set, val_set
 
 
-def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Config, bool]:
-    """The config of rank `root` with its output folder and precision, and whether a commit or a
-    checkpoint is there to go on from; on all ranks."""
+def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Config, bool, bool]:
+    """The config of rank `root` with its output folder and precision, whether a commit or a
+    checkpoint is there to go on from, and whether the images may have changed; on all ranks."""
     if comm.rank == root and not config.output:
         config.output = str(cli.next_free("exp"))
     train = config.train
     train.amp = choose_amp(train.amp, train.dtype, config.model, comm.device)
     is_resumed = has_commit or (bool(config.resume) and checkpoint.is_there(_last(config)))
-    said = json.dumps({"config": to_yaml(config), "is_resumed": is_resumed})
-    heard = json.loads(broadcast_bytes(comm, said.encode(), root))
-    return from_yaml(heard["config"]), heard["is_resumed"]
+    said = json.dumps([to_yaml(config), is_resumed, "data" in overridden(config)])
+    heard, *flags = json.loads(broadcast_bytes(comm, said.encode(), root))
+    return from_yaml(heard), *flags
 
 
 def refuse_unsaid(said: Config, config: Config) -> None:
@@ -198,20 +213,39 @@ def _last(config: Config) -> Path:
     return Path(config.output) / "checkpoints" / "last.pt"
 
 
-def _restore(state: TrainState, config: Config, is_resumed: bool, kept: Kept) -> int:
-    """Loads what the run starts from, on one rank, and returns how much of metrics.jsonl stays."""
-    if kept.committed is not None:
-        state.load_state_dict(kept.committed.training)
-        return kept.committed.metrics_bytes
-    if is_resumed:
-        content = checkpoint.load_newest(_last(config))
-        state.load_state_dict(content["training"])
-        return content["metrics_bytes"]
-    if config.weights:
-        taken = load_weights(state.model, Path(config.weights))
+def _saved(config: Config, is_resumed: bool, kept: Kept) -> Commit | None:
+    """What the run goes on from: its last commit, or else its newest checkpoint; None where it
+    begins."""
+    if kept.committed is not None or not is_resumed:
+        return kept.committed
+    content = checkpoint.load_newest(_last(config))
+    return Commit(content["training"], content["metrics_bytes"])
+
+
+def _check_data(
+    saved: Commit | None, now: DataSummary, config: Config, comm: Comm, root: int, may_change: bool
+) -> None:
+    """Raises InputError on all ranks where they see different data, or another than the run that
+    rank `root` has saved was trained on, as far as it may not change; the rest is told."""
+    splits = {split: found for split, found in now.items() if split != "names"}
+    feed.refuse_different(splits, config.data, comm)
+    before = json.dumps(saved.training["data_summary"] if saved else {}).encode()
+    if before := json.loads(broadcast_bytes(comm, before, root)):
+        for change in refuse_changes(before, now, config.data, config.output, may_change):
+            logger.warning(change)
+
+
+def _restore(state: TrainState, saved: Commit | None, config: Config, now: DataSummary) -> None:
+    """Loads what the run starts from, on one rank."""
+    if saved is not None:
+        state.load_state_dict(saved.training)
+        before = state.data_summary["train"]["images"]
+        state.images_seen = images_seen_of(state.images_seen, before, now["train"]["images"])
+    elif config.weights:
+        taken = load_weights(state.model, Path(config.weights), tuple(now["names"]))
         state.ema.module.load_state_dict(state.model.state_dict())
         logger.info("weights %s: %s", config.weights, taken)
-    return 0
+    state.data_summary = now
 
 
 def _fit_anchors(state: TrainState, config: Config, comm: Comm, train_set: Dataset) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hvd_yolo.comm import Comm, broadcast_bytes
 from hvd_yolo.config import Config
+from hvd_yolo.data.changes import DataSummary
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO, build_model, largest_stride
 from hvd_yolo.models.freezing import freeze
@@ -28,7 +29,8 @@ class TrainState:
     loss; window holds the sums of the progress line under way; compression is what
     Comm.settle_compression() returned last; is_evaluation_due: an epoch has ended whose evaluation
     is not done; bad_updates: so many, the last ones in a row, had a gradient that was not finite.
-    rollbacks: how often the run went back to a checkpoint; committed: what an elastic job goes back
+    rollbacks: how often the run went back to a checkpoint; data_summary: what it is trained on, see
+    data/changes.py; committed: what an elastic job goes back
     to when it loses ranks.
     """
 
@@ -50,12 +52,13 @@ class TrainState:
     is_evaluation_due: bool = False
     bad_updates: int = 0
     rollbacks: int = 0
+    data_summary: DataSummary = field(default_factory=dict)
     committed: "Commit | None" = None
 
     _COUNTERS = (
         "epoch", "images_seen", "updates", "unreadable", "best", "best_metric",
         "stale_evaluations", "loss_weights", "window", "term_names", "compression",
-        "is_evaluation_due", "bad_updates", "rollbacks",
+        "is_evaluation_due", "bad_updates", "rollbacks", "data_summary",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

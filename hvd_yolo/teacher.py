@@ -11,12 +11,13 @@ from torch import nn
 from hvd_yolo import checkpoint
 from hvd_yolo.comm import Comm, agree, broadcast_bytes
 from hvd_yolo.config import Config
-from hvd_yolo.data import different_names
+from hvd_yolo.data.class_changes import difference, shown
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchor_head import AnchorHead
 from hvd_yolo.models.distillation import Distillation
 from hvd_yolo.precision import inference_dtype
+from hvd_yolo.weights.classes import reordered
 from hvd_yolo.weights.trained import from_content
 
 logger = logging.getLogger("hvd_yolo.teacher")
@@ -58,8 +59,12 @@ def learn_from(
     limits = config.eval
     trained = from_content(content, limits.conf, limits.iou, limits.max_detections)
     told = f"teacher {config.teacher}: "
-    if trained.names != names:
-        raise InputError(told + different_names("the teacher", trained.names, names))
+    if set(trained.names) != set(names) or len(trained.names) != len(names):
+        raise InputError(
+            f"{told}its classes are {shown(trained.names)}, those of the data {shown(names)}: "
+            f"{difference(trained.names, names)}; a teacher has the classes of the data, in any "
+            "order"
+        )
     ranges = trained.config.loader.value_range, config.loader.value_range
     if all(ranges) and ranges[0] != ranges[1]:
         raise InputError(
@@ -72,6 +77,11 @@ def learn_from(
                 f"{told}{name} is no built-in model, and only the points of those can be compared; "
                 "take a built-in model, or leave teacher out"
             )
+    if trained.names != names:
+        places = [trained.names.index(name) for name in names]
+        tensors = reordered(trained.model.state_dict(), trained.model, places, len(names))
+        trained.model.load_state_dict(tensors, strict=False)
+        logger.warning("%sits classes are put in the order of the data's, by name", told)
     dtype = getattr(torch, content["dtype"])
     taught = Distillation(_rounded(trained.model.to(device), dtype), config.distill)
     try:

@@ -143,3 +143,42 @@ def test_what_ranks_connect_by_is_said_again():
     with pytest.raises(InputError, match=r"--train.sync_bn True --comm.compression bf16: say it"):
         refuse_unsaid(config.parse_train(["--resume", "runs/exp"]), saved)
     refuse_unsaid(saved, saved)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The only run of its working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "exp"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.pt").touch()
+    (folder / "config.yaml").write_text(config.to_yaml(config.load(["--imgsz", "96"])))
+    return folder
+
+
+def test_a_run_is_resumed_by_a_checkpoint_in_it(run, caplog):
+    for name in ("", "checkpoints", "checkpoints/last.pt", "weights/last.pt", "last.pt"):
+        loaded = config.load(["--resume", str(run / name)])
+        assert (loaded.resume, loaded.output, loaded.imgsz) == (str(run), str(run), 96), name
+        assert not caplog.text
+    # It goes on from another one than that.
+    for name in ("checkpoints/best.pt", "weights/best.pt", "checkpoints/epoch_003.pt"):
+        assert config.load(["--resume", str(run / name)]).resume == str(run)
+        assert "goes on from checkpoints/last.pt, its newest state" in caplog.text
+        caplog.clear()
+    assert config.load(["--resume", "runs/exp/weights/last.pt"]).resume == "runs/exp"
+
+
+def test_what_is_no_run_is_answered_with_the_run_that_there_is(run, tmp_path):
+    (tmp_path / "yolov8n.pt").touch()
+    told = refusal("--resume", "yolov8n.pt")
+    assert "the file is in no run" in told
+    assert "--weights yolov8n.pt" in told
+    for words in (["true"], ["True"], [], ["--imgsz", "96"]):
+        assert "--resume runs/exp is the last one here" in refusal("--resume", *words)
+    assert "as --resume runs/exp" not in told
+    assert "no run there" in refusal("--resume", str(tmp_path / "elsewhere"))
+    # A folder may have such a name.
+    run.rename(tmp_path / "true")
+    assert config.load(["--resume", "true"]).imgsz == 96
+    assert "as --resume runs/exp" in refusal("--resume", "false")

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from hvd_yolo import checkpoint
+from hvd_yolo.config import Config
+from hvd_yolo.data.shapes import NAMES
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import build_model
 from hvd_yolo.precision import inference_dtype
+from hvd_yolo.teacher import learn_from
 from hvd_yolo.train import main
 from tests.conftest import run_job, train
 from tests.teachers import write_teacher
@@ -66,7 +69,7 @@ def test_what_cannot_teach_is_refused_before_training(tmp_path, teacher):
     assert "teacher: checkpoint" in none
     assert "no such file" in none
     other = write_teacher(tmp_path / "other.pt", names=("cat", "dog"))
-    assert "the classes of the teacher are cat, dog" in refusal("--teacher", other)
+    assert "its classes are cat, dog" in refusal("--teacher", other)
     foreign = ("--model", "tests.models.plain_detector:build", "--teacher", teacher)
     assert "plain_detector:build is no built-in model" in refusal(*foreign)
     told = refusal("--model", "yolov5n", "--teacher", teacher)
@@ -83,3 +86,27 @@ def test_a_batch_is_found_with_the_teacher_beside_it(tmp_path, teacher):
 def test_the_teacher_computes_in_float64_where_all_does():
     assert inference_dtype("float64", torch.device("cpu")) == torch.float64
     assert inference_dtype("float32", torch.device("cpu")) != torch.float64
+
+
+def test_a_teacher_of_the_same_classes_in_another_order_teaches_the_same(tmp_path, teacher):
+    """Its class outputs are put in the order of the data's."""
+    content = checkpoint.load(tmp_path / "teacher.pt")
+    moved = [3, 0, 5, 1, 2, 4]
+    other = content | {"names": [content["names"][k] for k in moved]}
+    other["weights"] = {
+        name: value[moved] if value.shape[:1] == (6,) else value
+        for name, value in content["weights"].items()
+    }
+    config = Config(model="yolov8n", teacher=teacher)
+    torch.manual_seed(0)
+    student = build_model("yolov8n", 6).train()
+    images = torch.rand(2, 3, 64, 64)
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 40.0]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([2])}] * 2
+    losses = []
+    for each in (content, other):
+        dtype = {"dtype": "float32", "file": teacher}
+        losses_of = learn_from(each | dtype, config, student, NAMES, torch.device("cpu"))
+        losses.append({k: float(v) for k, v in losses_of(student, images, targets).terms.items()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0]["distill_cls"] > 0

@@ -10,11 +10,14 @@ import onnxruntime
 import pytest
 import torch
 
-from hvd_yolo import checkpoint
+from hvd_yolo import checkpoint, soup
 from hvd_yolo.data import open_dataset
+from hvd_yolo.errors import InputError
+from hvd_yolo.evaluate import __main__ as evaluate
 from hvd_yolo.models.ensemble import Ensemble
 from hvd_yolo.soup import mean_state
 from hvd_yolo.weights.trained import open_trained
+from tests.colored import make_yolo, some_rows, write_checkpoint
 from tests.conftest import needs_mpi, run_job, train
 
 
@@ -198,6 +201,27 @@ def test_evaluate_takes_an_ensemble(trained):
         assert 0 <= json.loads(told.splitlines()[-1])["AP"] <= 1
     told = verb("evaluate", "--weights", both, "--fuse.weights", "2,x", code=2)
     assert "fuse.weights is '2,x'" in told
+
+
+def test_soups_and_ensembles_of_other_classes_are_refused_by_name(tmp_path):
+    names = ("red", "green", "blue")
+    a = write_checkpoint(tmp_path / "a.pt", names, "none")
+    b = write_checkpoint(tmp_path / "b.pt", ("green", "red", "blue"), "none")
+    for command in (evaluate.main, soup.main):
+        with pytest.raises(InputError) as caught:
+            command(["--weights", f"{a},{b}"])
+        assert "its classes are green, red, blue, those of the first are red" in str(caught.value)
+        assert "class 0 was red, is green" in str(caught.value)
+
+
+def test_a_soup_is_tasted_on_classes_by_name(tmp_path, capsys):
+    """The data's may have changed places since the trainings."""
+    names = ("red", "green", "blue")
+    images = [some_rows(seed) for seed in range(4)]
+    data = make_yolo(tmp_path / "set", ["blue", "red", "green"], images, label_of=(1, 2, 0))
+    files = [write_checkpoint(tmp_path / name, names, data) for name in ("a.pt", "b.pt")]
+    soup.main([*files, "--output", str(tmp_path / "soup.pt"), "--workers", "0"])
+    assert "AP 1.0000" in capsys.readouterr().out
 
 
 def test_the_mean_of_states_by_hand():

@@ -129,9 +129,10 @@ class Config:
         seed: of initial weights, order and augmentation.
         output: folder of the run, continued if it holds an unfinished one; empty: the next free
             runs/exp, runs/exp2, ...
-        resume: folder of a run to continue.
+        resume: folder of a run to continue, or a checkpoint in it; the run goes on from its newest
+            state.
         override: keys that may differ from the resumed run although they change the mathematics,
-            comma separated.
+            comma separated; data: the images may have changed as well.
         optim: optimizer and learning rate.
         augment: what happens to training images.
         loader: how images reach the loop.

@@ -11,6 +11,7 @@ import yaml
 
 from hvd_yolo.config.extras import check_loggers
 from hvd_yolo.config.options import Config
+from hvd_yolo.config.resuming import refuse_bare_resume, run_folder
 from hvd_yolo.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,11 +40,9 @@ def load(argv: Sequence[str]) -> Config:
     unless `--override` names it. Raises InputError naming the key or the file; `--help` prints
     every option and exits.
     """
-    config = parse(Config, argv, _TRAIN)
-    folder = config.resume or config.output
+    config = parse_train(argv)
+    folder = run_folder(config.resume) if config.resume else config.output
     saved_file = Path(folder, "config.yaml")
-    if config.resume and not saved_file.is_file():
-        raise InputError(f"--resume {config.resume}: no run there ({saved_file} is missing)")
     if folder and saved_file.is_file():
         saved = parse(Config, ["--config", str(saved_file)], _TRAIN)
         config = parse(Config, ["--config", str(saved_file), *argv], _TRAIN)
@@ -56,6 +55,7 @@ def load(argv: Sequence[str]) -> Config:
 
 def parse_train(argv: Sequence[str]) -> Config:
     """What the command line says by itself, without a look at the run that it may continue."""
+    refuse_bare_resume(argv)
     return parse(Config, argv, _TRAIN)
 
 
@@ -121,7 +121,7 @@ def _instantiate(
 def _keep_choices(saved: Config, config: Config) -> None:
     """What the run chose by itself when it started stays, also when the command line asks it to
     choose."""
-    allowed = _overridden(config)
+    allowed = overridden(config)
     if config.train.amp == "auto" and "train.amp" not in allowed:
         config.train.amp = saved.train.amp
     if config.batch_size == -1 and "batch_size" not in allowed:
@@ -130,12 +130,13 @@ def _keep_choices(saved: Config, config: Config) -> None:
         config.loader.value_range = saved.loader.value_range
 
 
-def _overridden(config: Config) -> set[str]:
+def overridden(config: Config) -> set[str]:
+    """The keys that --override names."""
     return {key.strip() for key in config.override.split(",") if key.strip()}
 
 
 def _refuse_changes(saved: Config, config: Config, saved_file: Path) -> None:
-    allowed = _overridden(config)
+    allowed = overridden(config)
     old, new = flatten(saved), flatten(config)
     for key in sorted(allowed - old.keys()):
         raise InputError(f"--override {key}: there is no such key")
@@ -163,6 +164,12 @@ def check_values(config: object) -> None:
         if not least <= value <= most:
             between = f"between {least} and {most}" if most < math.inf else f"at least {least}"
             raise InputError(f"{key} is {value}, it must be {between}")
+    max_dets = flat.get("eval.max_dets", [1, 1, 1])
+    if len(max_dets) != 3 or sorted(max_dets) != max_dets or max_dets[0] < 1:
+        raise InputError(
+            f"eval.max_dets is {max_dets}, it must be three numbers from 1 on, none smaller than "
+            'the one before: "[1,10,100]"'
+        )
     if flat["imgsz"] % 32:
         raise InputError(
             f"imgsz is {flat['imgsz']}, it must be a multiple of 32, the largest stride"

@@ -1,6 +1,6 @@
 """The options of what a run writes, how it is evaluated, and its teacher."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -41,7 +41,11 @@ class EvalConfig:
         batch_size: images a forward pass; 0 takes batch_size of the training.
         conf: detections below this score are dropped.
         iou: overlap above which the weaker of two detections of one class is dropped.
-        max_detections: detections kept an image; COCO scores the best 100.
+        max_detections: detections kept an image, of all classes together.
+        max_dets: three numbers: how many detections of a class of an image COCO's scorer counts.
+            AR_1, AR_10 and AR_100 are the recalls at the first, second and third, whatever they
+            are; AP, precision and all else count the third. For images of more than 100 objects:
+            "[1,10,500]", with max_detections as large.
         loss: compute the validation loss too.
         max_unreadable: unreadable images that are named and left out of the score before it is an
             error; the metrics tell how many they were.
@@ -60,6 +64,7 @@ class EvalConfig:
     conf: float = 0.001
     iou: float = 0.7
     max_detections: int = 300
+    max_dets: list[int] = field(default_factory=lambda: [1, 10, 100])
     loss: bool = True
     max_unreadable: int = 100
     scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"

@@ -32,6 +32,8 @@ class EvaluateConfig:
         weights: checkpoint of a run (best.pt); several, comma separated, are an ensemble.
         data: data set, as in training; empty: the one the run was trained on.
         split: train, val or test.
+        classes: classes to score, comma separated; objects and detections of others are dropped.
+            Empty: those of the data set, all of which the checkpoint must know.
         imgsz: side of the square model input, pixels; 0: that of the training.
         batch_size: images a forward pass.
         workers: loader processes a rank; -1: from the CPUs there are.
@@ -45,6 +47,7 @@ class EvaluateConfig:
     weights: str = ""
     data: str = ""
     split: str = "val"
+    classes: str = ""
     imgsz: int = 0
     batch_size: int = 16
     workers: int = -1

@@ -22,6 +22,7 @@ from hvd_yolo.data.inputs import Item
 from hvd_yolo.data.loader import Batch
 from hvd_yolo.data.orientation import turn_back
 from hvd_yolo.errors import InputError
+from hvd_yolo.evaluate.classes import ClassMap
 from hvd_yolo.evaluate.scoring import Table, score
 from hvd_yolo.models import ScoredDetector
 from hvd_yolo.models.losses import Losses, as_losses
@@ -57,8 +58,12 @@ def evaluate(
     batches: Iterable[Batch],
     comm: Comm,
     options: EvalConfig,
+    classes: ClassMap | None = None,
 ) -> Evaluation:
     """Scores the model on the data set; every rank gives its own evaluation_batches of it.
+
+    classes: how those of the data set and of the model correspond; None: they are the same. A data
+    set without truth is not scored: metrics has images and unreadable alone.
 
     metrics: COCO's twelve numbers (AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10,
     AR_100, AR_small, AR_medium, AR_large), precision, recall and f1 at the threshold that is best
@@ -99,7 +104,12 @@ def evaluate(
         detections=_gather(comm, np.concatenate([np.zeros((0, 7)), *detections])),
     )
     turned = _gather(comm, np.concatenate(turned, dtype=np.float64))
-    metrics = score(table, dataset.names, comm, options.scorer)
+    names = dataset.names
+    if classes is not None:
+        table, names = _select(table, classes, comm), classes.names
+    metrics: dict[str, Any] = {}
+    if dataset.has_truth:
+        metrics |= score(table, names, comm, options.scorer, options.max_dets)
     metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
     if options.loss:
         metrics.update(losses.metrics(comm, len(table.truths)))
@@ -119,13 +129,23 @@ def in_annotation_frame(detections: np.ndarray, turned: np.ndarray) -> np.ndarra
     return detections
 
 
+def _select(table: Table, classes: ClassMap, comm: Comm) -> Table:
+    """What is scored of a table, in the labels of the scores; rank 0 tells what is not."""
+    found = classes.apply(table)
+    counts = [len(table.truths) - len(found.truths), len(table.detections) - len(found.detections)]
+    if comm.is_main and any(counts):
+        told = "of classes that are not scored: %s objects and %s detections, left out"
+        log(comm).warning(told, *counts)
+    return found
+
+
 def results_json(detections: np.ndarray, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """The detections in COCO's results format: image_id, category_id, bbox (x, y, w, h) in pixels,
     score."""
     return [
         {
             "image_id": int(row[0]),
-            "category_id": category_ids[int(row[6])],
+            "category_id": int(category_ids[int(row[6])]),
             "bbox": [row[1], row[2], row[3] - row[1], row[4] - row[2]],
             "score": row[5],
         }

@@ -4,16 +4,13 @@ import io
 
 import numpy as np
 
-from hvd_yolo.evaluate.scoring import Table
-
-# COCO scores so many of each class of an image.
-_MOST_DETECTIONS = 100
+from hvd_yolo.evaluate.scoring import MAX_DETS, Table
 
 
-def packed(table: Table, names: tuple[str, ...]) -> bytes:
+def packed(table: Table, names: tuple[str, ...], most: int = MAX_DETS[-1]) -> bytes:
     """An .npz file: image_ids (N) int64, truths (T, 8) and detections (D, 7) float64 as in Table,
-    the 100 best of each class of an image, boxes and scores rounded to float32, and the names (K)
-    of the classes."""
+    the best of each class of an image, as many as are scored, `most`, boxes and scores rounded to
+    float32, and the names (K) of the classes."""
     image, score, label = table.detections[:, [0, 5, 6]].T
     detections = table.detections[np.lexsort((-score, label, image))]
     pairs = detections[:, [0, 6]]
@@ -26,7 +23,7 @@ def packed(table: Table, names: tuple[str, ...]) -> bytes:
         buffer,
         image_ids=table.image_ids.astype(np.int64),
         truths=table.truths,
-        detections=detections[place < _MOST_DETECTIONS],
+        detections=detections[place < most],
         names=np.array(names),
     )
     return buffer.getvalue()

@@ -8,6 +8,7 @@ in C++ with identical numbers.
 import contextlib
 import importlib.util
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,10 @@ COCO_NUMBERS = (
 )  # fmt: skip
 
 
+# COCO's own counts of detections of a class of an image.
+MAX_DETS = (1, 10, 100)
+
+
 class Table(NamedTuple):
     """Everything to score, boxes xyxy in pixels of the file, float64.
 
@@ -37,20 +42,28 @@ class Table(NamedTuple):
     detections: np.ndarray
 
 
-def score(table: Table, names: tuple[str, ...], comm: Comm, scorer: str = "auto") -> dict[str, Any]:
-    """COCO's twelve numbers, precision, recall and F1 at the best threshold, and each class's AP.
+def score(
+    table: Table,
+    names: tuple[str, ...],
+    comm: Comm,
+    scorer: str = "auto",
+    max_dets: Sequence[int] = MAX_DETS,
+) -> dict[str, Any]:
+    """COCO's twelve numbers, precision, recall and F1 at the best threshold, and each class's AP:
+    AP is their mean.
 
     Every rank gives the same whole table and gets the same numbers. A number without any truth
-    behind it is -1, as in pycocotools; a class without truth has None.
+    behind it is -1, as in pycocotools; a class without truth has None. max_dets: so many detections
+    of a class of an image count for AR_1, AR_10 and all else.
     """
     own = _deal_categories(table, len(names), comm.rank, comm.size)
-    precision, recall, scores = score_categories(table, own, scorer)
+    precision, recall, scores = score_categories(table, own, scorer, max_dets)
     order = torch.cat(comm.gather(torch.from_numpy(own))).numpy()
     precision, recall, scores = (
         _put_together(comm, part, order) for part in (precision, recall, scores)
     )
     metrics: dict[str, Any] = dict(zip(COCO_NUMBERS, _summarise(precision, recall), strict=True))
-    # IoU 0.5, all areas, 100 detections.
+    # IoU 0.5, all areas, the most detections.
     metrics.update(best_operating_point(precision[:, 0, :, 0, -1], scores[:, 0, :, 0, -1]))
     metrics["per_class"] = {
         name: {"AP": _mean(precision[k, :, :, 0, -1]), "AP50": _mean(precision[k, 0, :, 0, -1])}
@@ -123,7 +136,11 @@ def _deal_categories(table: Table, num_classes: int, rank: int, size: int) -> np
 
 
 def score_categories(
-    table: Table, labels: np.ndarray, scorer: str = "auto", at_iou_50: bool = False
+    table: Table,
+    labels: np.ndarray,
+    scorer: str = "auto",
+    max_dets: Sequence[int] = MAX_DETS,
+    at_iou_50: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision (k, T, R, A, M), recall (k, T, A, M) and scores (k, T, R, A, M) of k labels.
 
@@ -138,11 +155,12 @@ def score_categories(
         truth = _as_coco(coco_class, table.image_ids, labels, _truth_annotations(table, labels))
         found = _as_coco(coco_class, table.image_ids, labels, _found_annotations(table, labels))
         evaluation = eval_class(truth, found, "bbox")
-        evaluation.params.catIds = labels.tolist()
-        evaluation.params.imgIds = sorted(int(i) for i in table.image_ids)
+        params = evaluation.params
+        params.catIds = labels.tolist()
+        params.imgIds = sorted(int(i) for i in table.image_ids)
+        params.maxDets = list(max_dets)
         if at_iou_50:
-            params = evaluation.params
-            params.iouThrs, params.maxDets = np.array([0.5]), [100]
+            params.iouThrs, params.maxDets = np.array([0.5]), [max_dets[-1]]
             params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -210,7 +228,8 @@ def _put_together(comm: Comm, part: np.ndarray, order: np.ndarray) -> np.ndarray
 
 
 def _summarise(precision: np.ndarray, recall: np.ndarray) -> list[float]:
-    """pycocotools' twelve numbers from the arrays of all categories."""
+    """pycocotools' twelve numbers from the arrays of all categories. It finds the counts of
+    detections by their place among its own 1, 10 and 100, whichever they were here."""
     evaluation = COCOeval(iouType="bbox")
     evaluation.eval = {
         "precision": np.moveaxis(precision, 0, 2),

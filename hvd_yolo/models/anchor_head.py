@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.models import selection
 from hvd_yolo.models.assigners import match_anchors, stack_targets
+from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import grid_points
 from hvd_yolo.models.losses import Losses
 
@@ -89,6 +90,10 @@ class AnchorHead(nn.Module):
     def losses(self, prediction: AnchorPrediction, targets: list[dict[str, Tensor]]) -> Losses:
         """The losses of YOLOv5; see anchor_losses."""
         return anchor_losses(prediction, targets)
+
+    def class_rows(self) -> list[ClassRows]:
+        """Of each anchor, the outputs behind box and objectness."""
+        return [ClassRows(conv, self.anchors.shape[1], 5) for conv in self.m]
 
     def decode(self, prediction: AnchorPrediction) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hvd_yolo.models import selection
 from hvd_yolo.models.blocks import ConvNormAct, depthwise
+from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import DISTANCE_BINS, Prediction, grid_points
 from hvd_yolo.models.losses import Losses, aligned_losses
 
@@ -64,6 +65,10 @@ class DetectHead(nn.Module):
         """CIoU, class and distance losses under task-aligned assignment."""
         return aligned_losses(prediction, targets)
 
+    def class_rows(self) -> list[ClassRows]:
+        """The last layer of each class tower."""
+        return [ClassRows(tower[-1]) for tower in self.class_towers]
+
     def decode(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
         return prediction.boxes(), prediction.logits.sigmoid()
@@ -107,6 +112,10 @@ class DualHead(nn.Module):
         terms = many.terms | {f"one_{name}": value for name, value in one.terms.items()}
         own_weights = {f"one_{name}": one.weight for name in one.terms}
         return Losses(terms, many.weight, own_weights)
+
+    def class_rows(self) -> list[ClassRows]:
+        """Those of both heads."""
+        return self.many.class_rows() + self.one.class_rows()
 
     def decode(self, prediction: DualPrediction) -> tuple[Tensor, Tensor]:
         """Of the one-to-one head: boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""

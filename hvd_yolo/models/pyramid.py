@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.losses import Losses
 from hvd_yolo.models.recompute import run
 
@@ -101,6 +102,10 @@ class Head(Protocol):
 
     def losses(self, prediction: tuple, targets: Targets) -> Losses:
         """The training losses of a prediction."""
+        ...
+
+    def class_rows(self) -> list[ClassRows]:
+        """All outputs that belong to a class; nothing else in a detector knows their order."""
         ...
 
     def decode(self, prediction: tuple) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from hvd_yolo import boxes as box_ops
 from hvd_yolo.models import selection
 from hvd_yolo.models.assigners import optimal_transport
 from hvd_yolo.models.blocks import ConvNormAct, DepthwiseSeparable
+from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import grid_points
 from hvd_yolo.models.losses import Losses
 
@@ -94,6 +95,10 @@ class DecoupledHead(nn.Module):
     def losses(self, prediction: CellPrediction, targets: list[dict[str, Tensor]]) -> Losses:
         """The losses of YOLOX; see cell_losses."""
         return cell_losses(prediction, targets)
+
+    def class_rows(self) -> list[ClassRows]:
+        """The class layer of each level."""
+        return [ClassRows(layer) for layer in self.cls_preds]
 
     def decode(self, prediction: CellPrediction) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""

@@ -126,7 +126,7 @@ def _document(title: str, heading: str, about: str, top: str, sections: Sequence
 def _judge(run: Run) -> _Judged:
     if run.table is None:
         return _Judged()
-    found = curves(run.table, len(run.names), run.config.eval.scorer)
+    found = curves(run.table, len(run.names), run.config.eval.scorer, run.config.eval.max_dets)
     matches = match(run.table, _CONFUSION_SCORE)
     return _Judged(found, confusion(run.table, matches, len(run.names)))
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from hvd_yolo import checkpoint
 from hvd_yolo.config import Config, EvalConfig, FuseConfig, PredictConfig, from_yaml
+from hvd_yolo.data.class_changes import difference, shown
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import build_model
 from hvd_yolo.models.ensemble import Ensemble
@@ -36,8 +37,9 @@ def open_ensemble(files: str, fuse: FuseConfig, limits: EvalConfig | PredictConf
     for part, file in zip(parts, files.split(","), strict=True):
         if part.names != parts[0].names:
             raise InputError(
-                f"weights {file}: its classes are {', '.join(part.names)}, those of the first are "
-                f"{', '.join(parts[0].names)}"
+                f"weights {file}: its classes are {shown(part.names)}, those of the first are "
+                f"{shown(parts[0].names)}: {difference(parts[0].names, part.names)}; an ensemble "
+                "has the same classes in the same order"
             )
     _share_value_range([part.config for part in parts])
     shares = read_shares("fuse.weights", fuse.weights, len(parts))

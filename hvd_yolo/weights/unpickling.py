@@ -9,7 +9,7 @@ import pickle
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,22 +106,30 @@ def _module() -> types.ModuleType:
     return module
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Name to tensor, from a pickled model or a state dict, bare or in a checkpoint, ours too; the
-    moving average where it holds one.
+class NamedWeights(NamedTuple):
+    """What a file holds: its tensors by name, and its classes; none where it does not name them."""
+
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...]
+
+
+def read_pickle(path: Path) -> NamedWeights:
+    """The tensors and classes of a pickled model or a state dict, bare or in a checkpoint, ours
+    too; those of the moving average where it holds one.
 
     Raises InputError for a file that wants to run code, or holds no weights.
     """
     content = _guarded(path, lambda: torch.load(
         path, map_location="cpu", pickle_module=_module(), weights_only=False
     ))  # fmt: skip
+    whole = content
     if isinstance(content, dict):
         parts = (content.get(key) for key in ("weights", "ema", "model", "state_dict"))
         content = next((part for part in parts if part is not None), content)
     tensors = dict(_tensors(content, ""))
     if not tensors:
         raise InputError(f"weights {path}: no tensor of a model was found in it")
-    return tensors
+    return NamedWeights(tensors, _classes(whole) or _classes(content))
 
 
 def _guarded(path: Path, read: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -156,3 +164,18 @@ def _tensors(part: object, prefix: str) -> list[tuple[str, Tensor]]:
     for name, child in (state.get("_modules") or {}).items():
         found += _tensors(child, f"{prefix}{name}.")
     return found
+
+
+def _classes(part: object) -> tuple[str, ...]:
+    """What a checkpoint of ours, or a stand-in for a module, calls its classes; empty where it does
+    not, or numbers them."""
+    holder = part.state if isinstance(part, Inert) else part
+    names = holder.get("names") if isinstance(holder, dict) else None
+    if isinstance(names, dict):
+        is_numbered = all(type(key) is int for key in names)
+        names = [names[key] for key in sorted(names)] if is_numbered else None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    # What YOLOv5 and Ultralytics write where nobody named them.
+    is_placeholder = all(name in (str(i), f"class{i}") for i, name in enumerate(names))
+    return () if is_placeholder or len(set(names)) < len(names) else tuple(names)

@@ -38,7 +38,7 @@ def made_table(num_images=60, num_classes=80, seed=0):
     return Table(ids, truth_table.reshape(-1, 8), detection_table.reshape(-1, 7))
 
 
-def reference(table, num_classes):
+def reference(table, num_classes, max_dets=(1, 10, 100)):
     """pycocotools from its own formats: instances JSON and results."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -58,6 +58,7 @@ def reference(table, num_classes):
             for r in table.detections.tolist()
         ])  # fmt: skip
         evaluation = COCOeval(truth, results, "bbox")
+        evaluation.params.maxDets = list(max_dets)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -84,6 +85,42 @@ def test_the_twelve_numbers_are_those_of_pycocotools(scorer):
         known = known[known > -1]
         found = metrics["per_class"][name]["AP"]
         assert found is None if not len(known) else abs(found - known.mean()) <= 1e-12
+
+
+@pytest.mark.parametrize("scorer", ["pycocotools", "faster-coco-eval"])
+def test_other_counts_of_detections_are_those_of_pycocotools(scorer):
+    """Its own summary knows 1, 10 and 100 alone; the means are taken by hand here."""
+    if scorer == "faster-coco-eval":
+        pytest.importorskip("faster_coco_eval")
+    table, names = made_table(num_classes=3), ("a", "b", "c")
+    found = reference(table, 3, (1, 2, 4)).eval
+    metrics = score(table, names, connect(CommConfig("single"), "cpu"), scorer, (1, 2, 4))
+
+    def mean(values):
+        return values[values > -1].mean()
+
+    precision, recall = found["precision"], found["recall"]
+    assert metrics["AP"] == pytest.approx(mean(precision[..., 0, 2]), abs=1e-12)
+    assert metrics["AP50"] == pytest.approx(mean(precision[0, ..., 0, 2]), abs=1e-12)
+    assert metrics["AP_small"] == pytest.approx(mean(precision[..., 1, 2]), abs=1e-12)
+    for place, key in enumerate(("AR_1", "AR_10", "AR_100")):
+        assert metrics[key] == pytest.approx(mean(recall[..., 0, place]), abs=1e-12)
+    assert metrics["AR_large"] == pytest.approx(mean(recall[..., 3, 2]), abs=1e-12)
+    assert metrics["AR_1"] < metrics["AR_10"] < metrics["AR_100"]
+
+
+@pytest.mark.parametrize("num_classes", [1, 5, 80])
+def test_ap_is_the_mean_of_the_classes_that_are_listed(num_classes):
+    """Classes without truth are in neither, on whatever part of the classes there are."""
+    table = made_table(num_images=12, num_classes=num_classes)
+    names = tuple(str(k) for k in range(num_classes))
+    metrics = score(table, names, connect(CommConfig("single"), "cpu"))
+    for key in ("AP", "AP50"):
+        listed = [numbers[key] for numbers in metrics["per_class"].values()]
+        known = [value for value in listed if value is not None]
+        there = set(table.truths[table.truths[:, 7] == 0][:, 5].astype(int).tolist())
+        assert [value is not None for value in listed] == [k in there for k in range(num_classes)]
+        assert metrics[key] == pytest.approx(np.mean(known), abs=1e-12)
 
 
 def test_nothing_found_and_nothing_to_find():
