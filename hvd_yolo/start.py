@@ -23,6 +23,7 @@ from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.losses import LossesOf, own_losses
 from hvd_yolo.models.trial import try_detector
+from hvd_yolo.pace import make_pace, smallest_micro_batch
 from hvd_yolo.precision import choose_amp
 from hvd_yolo.report import environment
 from hvd_yolo.state import Commit, TrainState, new_state, share_state
@@ -111,7 +112,8 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
         kept.seen = kept.seen or feed.told({"train": train_set, "val": val_set})
         state = new_state(config, len(train_set.names), comm.device)
         if not isinstance(state.model, YOLO):
-            try_detector(state.model, config.model, len(train_set.names), config.imgsz)
+            smallest = _smallest_batch(config, comm, len(train_set))
+            try_detector(state.model, config.model, len(train_set.names), config.imgsz, smallest)
         metrics_bytes = _restore(state, config, is_resumed, kept) if comm.rank == root else 0
     feed.refuse_different(kept.seen, config.data, comm)
     # What is lost from here on has its commit still.
@@ -147,6 +149,16 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     if comm.is_main:
         environment.append(folder / "environment.json", start, state.updates)
     return Prepared(comm, config, train_set, val_set, state, losses_of, metrics_bytes)
+
+
+def _smallest_batch(config: Config, comm: Comm, num_images: int) -> tuple[int, int]:
+    """The fewest images that a rank has in a pass, and the smallest side that they can have."""
+    side = feed.smallest_side(config, 32)
+    if config.train.freeze_bn or config.train.sync_bn:
+        return 2, side
+    if config.batch_size == -1:
+        return 1, side
+    return smallest_micro_batch(make_pace(config, num_images, comm.size).dealing), side
 
 
 def _furthest(kept: Kept, comm: Comm) -> int:

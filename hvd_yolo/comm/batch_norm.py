@@ -24,9 +24,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         y, mean, var, count = _normalise(x, self.weight, self.bias, self.eps, self.comm)
         with torch.no_grad():
             unbiased = var * (count / (count - 1).clamp(min=1))
-            # A pass in which no rank has an image teaches nothing.
+            # A pass in which no rank has an image teaches nothing; one value has no variance.
             mean = torch.where(count > 0, mean, self.running_mean)
-            unbiased = torch.where(count > 0, unbiased, self.running_var)
+            unbiased = torch.where(count > 1, unbiased, self.running_var)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(count > 0)
