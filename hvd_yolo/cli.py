@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from hvd_yolo.comm import launch
 from hvd_yolo.errors import InputError, Stopped
+from hvd_yolo.out_of_memory import describe, is_out_of_memory
 from hvd_yolo.stopping import EXIT_CODE, last_words
 
 T = TypeVar("T")
@@ -68,9 +69,12 @@ def speak_as(rank: int) -> None:
     logging.getLogger("hvd_yolo").setLevel(logging.INFO if rank == 0 else logging.ERROR)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], None], memory_remedy: str = "") -> None:
     """Runs a verb's main on the command line: exit code 0 when done, 2 for an InputError told in
-    one message, 75 for a run that was stopped on request."""
+    one message and for want of memory, 75 for a run that was stopped on request.
+
+    memory_remedy: what helps where the memory does not suffice.
+    """
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     speak_as(launch.launched_rank())
     try:
@@ -90,7 +94,16 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if launch.launched_rank() == 0:
             print(f"hvd_yolo: {stopped}", file=sys.stderr, flush=True)
         sys.exit(EXIT_CODE)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            # No orderly exit, at which Horovod waits for ranks that wait for this one.
+            sys.stdout.flush()
+            place = (
+                f" rank {launch.launched_rank()} on {socket.gethostname()}:"
+                if (launch.promised() is not None)
+                else ""
+            )
+            last_words(f"error:{place} {describe(error, memory_remedy)}", 2)
         # The traceback that follows may be one of many, and the launcher says of none whose it is.
         if launch.promised() is not None:
             rank = f"rank {launch.launched_rank()} on {socket.gethostname()}"

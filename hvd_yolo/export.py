@@ -161,4 +161,4 @@ _WRITERS = {"onnx": _onnx, "torchscript": _torchscript, "openvino": _openvino}
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "a smaller --imgsz")

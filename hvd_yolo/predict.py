@@ -109,4 +109,4 @@ def _yolo_text(rows: np.ndarray, width: int, height: int) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "a smaller --batch_size or --imgsz, or fewer --workers")

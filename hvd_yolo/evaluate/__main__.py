@@ -58,4 +58,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "a smaller --batch_size or --imgsz, or fewer --workers")
