@@ -64,7 +64,7 @@ def _free(on_gpu: bool) -> Iterator[str]:
 
 
 def _shown(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _first_line(error: BaseException) -> str:
