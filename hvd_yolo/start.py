@@ -14,7 +14,16 @@ import torch
 
 from hvd_yolo import checkpoint, cli, feed
 from hvd_yolo.autobatch import find_batch_size
-from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, elastic, gather_json, launch
+from hvd_yolo.comm import (
+    Comm,
+    agree,
+    batch_norm,
+    broadcast_bytes,
+    connect,
+    elastic,
+    gather_json,
+    launch,
+)
 from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
@@ -112,8 +121,9 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
         kept.seen = kept.seen or feed.told({"train": train_set, "val": val_set})
         state = new_state(config, len(train_set.names), comm.device)
         if not isinstance(state.model, YOLO):
-            smallest = _smallest_batch(config, comm, len(train_set))
-            try_detector(state.model, config.model, len(train_set.names), config.imgsz, smallest)
+            _try_foreign(state, config, comm, train_set)
+        if config.train.sync_bn:
+            batch_norm.check_convertible(state.model)
         metrics_bytes = _restore(state, config, is_resumed, kept) if comm.rank == root else 0
     feed.refuse_different(kept.seen, config.data, comm)
     # What is lost from here on has its commit still.
@@ -149,6 +159,33 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     if comm.is_main:
         environment.append(folder / "environment.json", start, state.updates)
     return Prepared(comm, config, train_set, val_set, state, losses_of, metrics_bytes)
+
+
+def _try_foreign(state: TrainState, config: Config, comm: Comm, train_set: Dataset) -> None:
+    """Raises InputError where a detector of other makers cannot be trained, and says what becomes
+    of what it learns beside its weights."""
+    smallest = _smallest_batch(config, comm, len(train_set))
+    name = config.model
+    learned = try_detector(state.model, name, len(train_set.names), config.imgsz, smallest)
+    if config.train.sync_bn and learned.statistics:
+        raise InputError(
+            f"train.sync_bn: {', '.join(learned.statistics[:3])} of model {name} are statistics of "
+            "norms that are not torch's BatchNorm2d, which cannot be made ones over all ranks; "
+            "train without train.sync_bn, and they are averaged before evaluation and saving"
+        )
+    if learned.buffers and comm.size > 1:
+        told = f"{len(learned.buffers)} buffers that training changes ({learned.buffers[0]}, ...)"
+        logger.info(
+            "model %s: %s are averaged over ranks where it is evaluated or saved", name, told
+        )
+    if learned.unsaved:
+        logger.warning(
+            "model %s: training changes %s, which the state dict does not hold: each rank has its "
+            "own, and a run that is resumed begins with new ones; register_buffer() would keep "
+            "and average them",
+            name,
+            ", ".join(learned.unsaved[:3]),
+        )
 
 
 def _smallest_batch(config: Config, comm: Comm, num_images: int) -> tuple[int, int]:

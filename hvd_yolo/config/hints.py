@@ -26,7 +26,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "outdir": ("output",), "output_dir": ("output",), "out": ("output",), "o": ("output",),
     "exist_ok": ("output",), "dataset": ("data",), "d": ("data",), "task": ("split",),
     "gpus": ("device",), "gpu": ("device",), "cuda": ("device",),
-    "half": ("train.amp",), "fp16": ("half", "train.amp"), "mixed_precision": ("train.amp",),
+    "half": ("half", "train.amp"), "fp16": ("half", "train.amp"), "mixed_precision": ("train.amp",),
     "use_amp": ("train.amp",), "nmbs": ("train.accumulate",),
     "save_period": ("checkpoint.every_epochs",), "cache_images": ("loader.cache",),
     "early_stopping": ("eval.patience",), "val": ("eval.every",), "noval": ("eval.every",),
