@@ -36,9 +36,9 @@ def run(tmp_path, model, *options, num_ranks=1):
 
 
 def test_validation_teaches_a_norm_nothing():
-    model = OwnNormDetector(3).eval()
-    before = {name: (value, value.clone()) for name, value in model.named_buffers()}
     dataset = open_dataset("shapes:6", "val")
+    model = OwnNormDetector(len(dataset.names)).eval()
+    before = {name: (value, value.clone()) for name, value in model.named_buffers()}
     batches = evaluation_batches(dataset, 64, 4, 0, 1, 0)
     found = evaluate(model, dataset, batches, SingleComm(), EvalConfig(loss=True))
     assert np.isfinite(found.metrics["val_loss"])
