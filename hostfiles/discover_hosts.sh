@@ -30,8 +30,23 @@ hosts() {
 
 # When this fails, horovodrun warns and asks again; no hosts would be the end of all ranks.
 listed=$(hosts)
+mark=$(printf '\357\273\277')
+# Commas may end lines or part hosts; the slots of a host that is listed again add up.
 found=$(printf '%s\n' "$listed" |
-  sed -e 's/#.*//' -e 's/max[_-]slots=.*//' -e 's/[[:space:]]*slots=/:/' -e 's/[[:space:]]//g' -e '/^$/d' \
-    -e "/:/!s/\$/:$slots/")
+  sed -e "s/^$mark//" -e 's/#.*//' | tr ',' '\n' |
+  sed -e 's/max[_-]slots[[:space:]]*=[[:space:]]*[0-9]*//' -e 's/[[:space:]]*slots[[:space:]]*=/:/' \
+    -e 's/[[:space:]]//g' -e '/^$/d' -e "/:/!s/\$/:$slots/" |
+  awk -F: '
+    NF != 2 || $1 ~ /[^A-Za-z0-9._-]/ || $2 !~ /^[0-9]+$/ { bad = bad " " $0 }
+    !($1 in slots) { hosts[++count] = $1 }
+    { slots[$1] += $2 }
+    END {
+      if (bad) {
+        print "discover_hosts.sh: no host and its slots:" bad \
+          "; write node1:8, and a user into ~/.ssh/config" > "/dev/stderr"
+        exit 1
+      }
+      for (i = 1; i <= count; i++) print hosts[i] ":" slots[hosts[i]]
+    }')
 [ -n "$found" ]
 printf '%s\n' "$found"

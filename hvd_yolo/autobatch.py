@@ -1,8 +1,6 @@
 """--batch_size -1: the largest batch that fits into the memory of every rank."""
 
-import copy
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +11,7 @@ from torch import nn
 
 from hvd_yolo.comm import Comm, agree, batch_norm, gather_json
 from hvd_yolo.comm.single import SingleComm
-from hvd_yolo.config import Config, TrainConfig
+from hvd_yolo.config import Config
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.errors import InputError
 from hvd_yolo.feed import largest_side
@@ -21,6 +19,8 @@ from hvd_yolo.memory import MemoryMeter
 from hvd_yolo.models import largest_stride
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import LossesOf, as_losses, own_losses
+from hvd_yolo.models.trial import copied
+from hvd_yolo.out_of_memory import is_out_of_memory
 from hvd_yolo.precision import autocast
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def find_batch_size(
     comm.barrier()
     with agree(comm), torch.random.fork_rng([comm.device] if comm.device.type == "cuda" else []):
         trial = _Trial(
-            _trial_copy(model, config.train), losses_of,
+            _trial_copy(model, config), losses_of,
             config.train.amp, side, num_objects, len(dataset.names),
         )  # fmt: skip
         own = largest_batch(trial.run, meter.peak, meter.available, most)
@@ -125,22 +125,13 @@ def largest_batch(
         try:
             taken = peak(partial(work, size))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             most = sizes[-1] if sizes else 0
             break
         sizes.append(size)
         peaks.append(taken)
     return min(most, images_within(round(_SHARE * available), sizes, peaks))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class of error for CUDA's allocator alone; its own on the CPU, the C++ library,
-    cuDNN, cuBLAS and oneDNN, which tells no reason, are known by their words."""
-    words = (
-        "out of memory|allocate memory|bad_alloc|ALLOC_FAILED|could not create a (primitive|memory)"
-    )
-    return isinstance(error, MemoryError) or re.search(words, str(error)) is not None
 
 
 def images_within(limit: int, sizes: list[int], peaks: list[int]) -> int:
@@ -180,9 +171,9 @@ def _objects_per_image(dataset: Dataset, is_mosaic: bool) -> int:
     return max(1, max(counts) + beside)
 
 
-def _trial_copy(model: nn.Module, train: TrainConfig) -> nn.Module:
+def _trial_copy(model: nn.Module, config: Config) -> nn.Module:
     """The model as Step.prepare makes it ready, without a tie to the other ranks."""
-    trial = copy.deepcopy(model)
+    trial, train = copied(model, config.model), config.train
     if train.channels_last:
         trial.to(memory_format=torch.channels_last)
     if train.sync_bn:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import socket
 import sys
 import time
@@ -9,12 +10,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from hvd_yolo import closed_output
 from hvd_yolo.comm import launch
 from hvd_yolo.errors import InputError, Stopped
+from hvd_yolo.out_of_memory import describe, is_out_of_memory
 from hvd_yolo.stopping import EXIT_CODE, last_words
 
 T = TypeVar("T")
@@ -68,13 +71,38 @@ def speak_as(rank: int) -> None:
     logging.getLogger("hvd_yolo").setLevel(logging.INFO if rank == 0 else logging.ERROR)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], None], memory_remedy: str = "") -> None:
     """Runs a verb's main on the command line: exit code 0 when done, 2 for an InputError told in
-    one message, 75 for a run that was stopped on request."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    one message and for want of memory, 75 for a run that was stopped on request, 141 where the
+    reader of its output has gone.
+
+    memory_remedy: what helps where the memory does not suffice.
+    """
+    logging.basicConfig(format="%(message)s", handlers=[closed_output.Handler(sys.stdout)])
     speak_as(launch.launched_rank())
     try:
+        try:
+            _run(main, memory_remedy)
+        finally:
+            # Here, for what the interpreter meets at its end nobody can handle.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not closed_output.mute_closed():
+            if launch.promised() is not None:
+                _fail()
+            raise
+        if launch.promised() is not None:
+            # No orderly exit, at which Horovod waits for ranks that wait for this one.
+            os._exit(closed_output.EXIT_CODE)
+        sys.exit(closed_output.EXIT_CODE)
+
+
+def _run(main: Callable[[Sequence[str]], None], memory_remedy: str) -> None:
+    try:
         main(sys.argv[1:])
+    except BrokenPipeError:
+        # It may be that of an output that nobody reads, which is no failure.
+        raise
     except InputError as error:
         if error.rank is None and launch.launched_rank() != 0:
             # Rank 0 has the same error and speaks; its exit ends this rank while it waits here. Who
@@ -90,11 +118,24 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if launch.launched_rank() == 0:
             print(f"hvd_yolo: {stopped}", file=sys.stderr, flush=True)
         sys.exit(EXIT_CODE)
-    except Exception:
-        # The traceback that follows may be one of many, and the launcher says of none whose it is.
-        if launch.promised() is not None:
-            rank = f"rank {launch.launched_rank()} on {socket.gethostname()}"
-            # At an orderly exit Horovod waits for the others, which may wait for this rank.
+    except Exception as error:
+        if is_out_of_memory(error):
+            # No orderly exit, at which Horovod waits for ranks that wait for this one.
             sys.stdout.flush()
-            last_words(f"{rank} failed:\n{traceback.format_exc()}", 1)
+            place = f"{_own_name()}: " if launch.promised() is not None else ""
+            last_words(f"error: {place}{describe(error, memory_remedy)}", 2)
+        if launch.promised() is not None:
+            _fail()
         raise
+
+
+def _fail() -> NoReturn:
+    """Ends a rank by the exception that is being handled, and says whose it is: its traceback may
+    be one of many."""
+    # At an orderly exit Horovod waits for the others, which may wait for this rank.
+    sys.stdout.flush()
+    last_words(f"{_own_name()} failed:\n{traceback.format_exc()}", 1)
+
+
+def _own_name() -> str:
+    return f"rank {launch.launched_rank()} on {socket.gethostname()}"

@@ -3,6 +3,7 @@ for other programs, run against torch on real images before it is called done.""
 
 import importlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +21,20 @@ from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO, largest_stride
 from hvd_yolo.value_range import set_value_range
 from hvd_yolo.weights import to_ultralytics
+from hvd_yolo.weights.onnx_half import halve
 from hvd_yolo.weights.onnx_suppression import add_suppression
 from hvd_yolo.weights.trained import Trained, open_trained
 
-# The largest difference from torch on real images that is let through: pixels, and of scores.
+# The largest difference from torch that is let through: pixels, and of scores.
 _LARGEST = (0.05, 1e-3)
+# The same in half precision, whose 11 bits are spent in each layer; pixels for each of the input's
+# side.
+_LARGEST_HALF = (0.005, 0.01)
+
+# The first has all operators of the models, the last is the newest that the exporter writes.
+_OPSETS = (13, 20)
+
+logger = logging.getLogger("hvd_yolo.export")
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
@@ -42,6 +52,13 @@ class Raw(nn.Module):
         return self.model.decode(images)
 
 
+class _Images(NamedTuple):
+    """What a file is tried on; name: what they are."""
+
+    pixels: Tensor
+    name: str
+
+
 class _Job(NamedTuple):
     model: nn.Module
     images: Tensor
@@ -56,8 +73,7 @@ def main(argv: Sequence[str]) -> None:
     check_values(config)
     if not config.weights:
         raise InputError("weights is missing: --weights RUN/checkpoints/best.pt")
-    if config.nms and config.format != "onnx":
-        raise InputError(f"nms is for format onnx, not for {config.format}")
+    _refuse_options(config)
     weights = Path(config.weights)
     trained = open_trained(weights, config.conf, config.iou, config.max_detections)
     if not isinstance(trained.model, YOLO):
@@ -76,29 +92,63 @@ def main(argv: Sequence[str]) -> None:
     if trained.config.loader.value_range:
         # What divides images of more than 8 bits, in the place of 255.
         metadata["value_range"] = json.dumps(trained.config.loader.value_range)
-    images = _real_images(config, trained, size)
+    images = _images(config, trained, size)
     file = weights.with_suffix(_SUFFIXES[config.format])
-    job = _Job(Raw(trained.model).eval(), images, file, metadata, config)
+    job = _Job(Raw(trained.model).eval(), images.pixels, file, metadata, config)
     run = _WRITERS[config.format](job)
     boxes, scores = _largest_difference(job, run)
-    if boxes > _LARGEST[0] or scores > _LARGEST[1]:
+    largest = (_LARGEST_HALF[0] * size, _LARGEST_HALF[1]) if config.half else _LARGEST
+    if not (boxes <= largest[0] and scores <= largest[1]):
         raise InputError(
             f"{file}: differs from torch by {boxes:.2g} pixels and {scores:.2g} in score, more "
-            f"than {_LARGEST[0]} and {_LARGEST[1]}: do not use it"
+            f"than {largest[0]:g} and {largest[1]}: do not use it"
+            + ("; export without --half" if config.half else "")
         )
     if config.nms:
         add_suppression(file, config.conf, config.iou, config.max_detections)
     print(
-        f"{file}: on {len(images)} real images, batches of 1 and {len(images)}, the largest "
-        f"difference from torch is {boxes:.1e} pixels and {scores:.1e} in score"
+        f"{file}: on {len(images.pixels)} {images.name}, batches of 1 and {len(images.pixels)}, "
+        f"the largest difference from torch is {boxes:.1e} pixels and {scores:.1e} in score"
     )
 
 
-def _real_images(config: ExportConfig, trained: Trained, size: int) -> Tensor:
-    """(B, 3, size, size) of the val split, up to four."""
-    dataset = open_dataset(config.data or trained.config.data, "val")
+def _refuse_options(config: ExportConfig) -> None:
+    if config.nms and config.format != "onnx":
+        raise InputError(f"nms is for format onnx, not for {config.format}")
+    if config.half and config.format not in ("onnx", "openvino"):
+        raise InputError(f"half is for formats onnx and openvino, not for {config.format}")
+    if config.opset != ExportConfig().opset and config.format != "onnx":
+        raise InputError(f"opset is for format onnx, not for {config.format}")
+    if not _OPSETS[0] <= config.opset <= _OPSETS[1]:
+        raise InputError(
+            f"opset is {config.opset}, it must be between {_OPSETS[0]} and {_OPSETS[1]}, those in "
+            "which torch's exporter can write these models"
+        )
+
+
+def _images(config: ExportConfig, trained: Trained, size: int) -> _Images:
+    """Up to four of the val split, (B, 3, size, size); drawn ones where the data set of the
+    training is not here, which is said. Raises InputError for one that is asked for."""
+    try:
+        return _Images(_pixels(config.data or trained.config.data, trained, size), "real images")
+    except InputError as error:
+        if config.data:
+            raise
+        logger.info(
+            "the data set of the training cannot be read here, so the file is tried on drawn "
+            "images; --data names another (%s)",
+            error,
+        )
+    return _Images(_pixels("shapes:4", trained, size), "drawn images")
+
+
+def _pixels(data: str, trained: Trained, size: int) -> Tensor:
+    dataset = open_dataset(data, "val")
     set_value_range(dataset, trained.config.loader.value_range)
-    batch = next(iter(evaluation_batches(dataset, size, 4, 0, 1, 0)))
+    batch = next(iter(evaluation_batches(dataset, size, 4, 0, 1, 0)), None)
+    if batch is None or not batch.items:
+        why = f" ({batch.unreadable[0]})" if batch and batch.unreadable else ""
+        raise InputError(f"data {data}: none of the first images of val can be read{why}")
     return batch.to_model(torch.device("cpu"), torch.float32)[0].contiguous()
 
 
@@ -122,12 +172,14 @@ def _onnx(job: _Job) -> Run:
     free = {"images": {0: "batch", 2: "height", 3: "width"}}
     free |= {name: {0: "batch", 1: "points"} for name in ("boxes", "scores")}
     torch.onnx.export(
-        job.model, (job.images[:2],), job.file, dynamo=False, opset_version=17,
+        job.model, (job.images[:2],), job.file, dynamo=False, opset_version=job.config.opset,
         input_names=["images"], output_names=["boxes", "scores"], dynamic_axes=free,
     )  # fmt: skip
     model = onnx.load(job.file)
     onnx.helper.set_model_props(model, job.metadata)
     onnx.save(model, job.file)
+    if job.config.half and job.config.format == "onnx":
+        halve(job.file)
     session = runtime.InferenceSession(job.file, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})
 
@@ -147,7 +199,7 @@ def _openvino(job: _Job) -> Run:
     between.unlink()
     for key, value in job.metadata.items():
         model.set_rt_info(value, ["model_info", key])
-    openvino.save_model(model, job.file, compress_to_fp16=False)
+    openvino.save_model(model, job.file, compress_to_fp16=job.config.half)
     compiled = openvino.compile_model(
         openvino.Core().read_model(job.file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
@@ -166,4 +218,4 @@ _WRITERS = {"onnx": _onnx, "torchscript": _torchscript, "openvino": _openvino}
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "a smaller --imgsz")

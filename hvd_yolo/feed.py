@@ -77,6 +77,11 @@ def largest_side(config: Config, stride: int) -> int:
     return _plain_order(config, 1, stride).largest_side
 
 
+def smallest_side(config: Config, stride: int) -> int:
+    """The shortest side that a square input of the training can have."""
+    return _plain_order(config, 1, stride).smallest_side
+
+
 def _make_order(config: Config, comm: Comm, dataset: Dataset, pace: Pace, stride: int) -> Order:
     """The order and shapes of the training images; all ranks call it and get the same."""
     options = config.order

@@ -56,6 +56,11 @@ def resident() -> int:
     return _status("VmRSS")
 
 
+def virtual_size() -> int:
+    """Bytes of address space that this process has mapped, which RLIMIT_AS limits."""
+    return _status("VmSize")
+
+
 def _status(key: str) -> int:
     """An entry of /proc/self/status, in bytes."""
     return _kilobytes((_PROC / "status").read_text(), key)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hvd_yolo.comm.batch_norm import other_buffers
 from hvd_yolo.config import OptimConfig
 from hvd_yolo.large_batch import LAMB, LARS
 
@@ -79,7 +80,8 @@ class RateSchedule:
 
 
 class Ema:
-    """The exponential moving average of a model's weights and statistics, as a model of its own.
+    """The exponential moving average of a model's weights and floating-point buffers, as a model of
+    its own; other buffers are copied.
 
     The decay builds up as decay * (1 - exp(-updates / tau)), so that the first, poor weights are
     soon forgotten; decay 0 makes it a copy. It computes on each rank the same from the same
@@ -90,16 +92,20 @@ class Ema:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.tau = tau
+        self._others = frozenset(other_buffers(self.module))
 
     @torch.no_grad()
     def update(self, model: nn.Module, updates: int) -> None:
         """Takes in the weights after the given number of updates, counted from 1."""
         share = 1 - self.decay * (1 - math.exp(-updates / self.tau))
         averages, values = [], []
-        for mine, theirs in zip(
-            self.module.state_dict().values(), model.state_dict().values(), strict=True
+        for (name, mine), theirs in zip(
+            self.module.state_dict().items(), model.state_dict().values(), strict=True
         ):
-            if mine.dtype.is_floating_point:
+            if name in self._others:
+                # An infinite constant, as in a mask, would become NaN.
+                mine.copy_(torch.where(mine == theirs, mine, mine.lerp(theirs, share)))
+            elif mine.dtype.is_floating_point:
                 averages.append(mine)
                 values.append(theirs)
             else:

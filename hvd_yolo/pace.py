@@ -56,6 +56,14 @@ class Pace:
         )
 
 
+def smallest_micro_batch(dealing: Dealing) -> int:
+    """The fewest images that any rank has in a pass of any update, but for none."""
+    last = dealing.num_images % dealing.global_batch
+    updates = {min(dealing.global_batch, dealing.num_images), last}
+    shares = {n for images in updates for n in (images // dealing.size, -(-images // dealing.size))}
+    return min(n % dealing.micro_batch or dealing.micro_batch for n in shares if n)
+
+
 def make_pace(config: Config, num_images: int, size: int) -> Pace:
     """The pace of a run over `num_images` training images on `size` ranks.
 

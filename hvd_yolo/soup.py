@@ -176,4 +176,4 @@ def _check_same(file: Path, content: dict, first: dict) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "a smaller --batch_size or --imgsz, or fewer --workers")

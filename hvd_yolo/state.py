@@ -14,6 +14,7 @@ from hvd_yolo.data.changes import DataSummary
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO, build_model, largest_stride
 from hvd_yolo.models.freezing import freeze
+from hvd_yolo.models.trial import copied as copied_module
 from hvd_yolo.optim import Ema, build_optimizer
 
 
@@ -137,6 +138,9 @@ def new_state(config: Config, num_classes: int, device: torch.device) -> TrainSt
             f"imgsz is {config.imgsz}, for {config.model} it must be a multiple of "
             f"{largest_stride(model)}, its largest stride"
         )
+    if not isinstance(model, YOLO):
+        # A foreign model that has no copy is named before one is needed.
+        copied_module(model, config.model)
     freeze(model, config.train.freeze)
     if config.train.checkpoint_activations:
         if not isinstance(model, YOLO):

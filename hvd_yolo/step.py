@@ -150,8 +150,9 @@ class Step:
         self.tally.share(state)
         self._rounds.settle(state)
         state.compression = self._comm.settle_compression()
-        if not (self._config.train.sync_bn or self._config.train.freeze_bn):
-            batch_norm.average_statistics([state.model, state.ema.module], self._comm)
+        has_own_norms = not (self._config.train.sync_bn or self._config.train.freeze_bn)
+        models = [state.model, state.ema.module]
+        batch_norm.average_statistics(models, self._comm, has_own_norms)
 
     def _step(self, state: TrainState, sums: Tensor, share: float) -> bool:
         """Unscales, corrects the divisor to the update's own, clips and steps, unless a gradient is

@@ -214,5 +214,11 @@ def _is_time(count: int, every: int) -> bool:
     return every > 0 and count % every == 0
 
 
+_MEMORY_REMEDY = (
+    "--batch_size -1, which finds the largest batch that fits, or a smaller --batch_size; "
+    "--train.checkpoint_activations true; a smaller --imgsz; for evaluation a smaller "
+    "--eval.batch_size; for host memory fewer --workers"
+)
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, _MEMORY_REMEDY)

@@ -1,9 +1,15 @@
 """BatchNorm across ranks, over Comm: on CPU and GPU, with uneven and empty shares of the batch."""
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from hvd_yolo.comm import Comm, average
+from hvd_yolo.comm import Comm, average, gather_json
 from hvd_yolo.errors import InputError
 
 
@@ -24,9 +30,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         y, mean, var, count = _normalise(x, self.weight, self.bias, self.eps, self.comm)
         with torch.no_grad():
             unbiased = var * (count / (count - 1).clamp(min=1))
-            # A pass in which no rank has an image teaches nothing.
+            # A pass in which no rank has an image teaches nothing; one value has no variance.
             mean = torch.where(count > 0, mean, self.running_mean)
-            unbiased = torch.where(count > 0, unbiased, self.running_var)
+            unbiased = torch.where(count > 1, unbiased, self.running_var)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(count > 0)
@@ -35,43 +41,129 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 def convert(model: nn.Module, comm: Comm) -> nn.Module:
     """The model with every BatchNorm2d made a SyncBatchNorm2d over `comm`, in place; parameters and
-    names stay."""
-    for name, module in model.named_modules():
+    names stay. Raises InputError where that would leave statistics out, or has nothing to do."""
+    check_convertible(model)
+    for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            if not (module.affine and module.track_running_stats) or module.momentum is None:
-                raise InputError(
-                    f"train.sync_bn: layer {name} is a BatchNorm2d without weights, statistics or "
-                    "momentum, which is not supported; train without train.sync_bn"
-                )
             module.__class__ = SyncBatchNorm2d
             module.comm = comm
     return model
+
+
+def check_convertible(model: nn.Module) -> None:
+    """Raises InputError unless the model's batch norms are plain BatchNorm2d, at least one."""
+    norms = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        or (isinstance(module, _InstanceNorm) and module.track_running_stats)
+    }
+    for name, module in norms.items():
+        if type(module) not in (nn.BatchNorm2d, SyncBatchNorm2d):
+            raise InputError(
+                f"train.sync_bn: layer {name} is a {type(module).__name__}, and only torch's "
+                "BatchNorm2d can be made one over all ranks; train without train.sync_bn"
+            )
+        if not (module.affine and module.track_running_stats) or module.momentum is None:
+            raise InputError(
+                f"train.sync_bn: layer {name} is a BatchNorm2d without weights, statistics or "
+                "momentum, which is not supported; train without train.sync_bn"
+            )
+    if not norms:
+        raise InputError(
+            "train.sync_bn: the model has no BatchNorm2d, so there is nothing to synchronize; "
+            "leave train.sync_bn out"
+        )
 
 
 def freeze(model: nn.Module) -> None:
     """Puts every BatchNorm into evaluation mode: it uses its running statistics and no longer
     changes them."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BatchNorm):
             module.eval()
 
 
-def average_statistics(models: list[nn.Module], comm: Comm) -> None:
-    """Gives every rank the mean over ranks of the running statistics of each BatchNorm of the
-    models.
+@contextmanager
+def keeping_buffers(model: nn.Module) -> Iterator[None]:
+    """Whatever changes the model's buffers inside, in place or by putting others there, is undone
+    at the end."""
+    before = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in before:
+            if buffer is not None:
+                buffer.copy_(value)
+            module._buffers[name] = buffer
+
+
+def average_statistics(models: list[nn.Module], comm: Comm, has_own_norms: bool = True) -> None:
+    """Gives every rank the mean over ranks of what training has changed in the buffers of the
+    models: the running statistics of each BatchNorm, unless has_own_norms is false because they are
+    equal already, and any other floating-point buffer of the state dict that differs among ranks,
+    as norms of other makers have it.
 
     Each rank has seen other images; without this, the weights that rank 0 saves would be scored
-    with the statistics of its own share alone.
+    with the statistics of its own share alone. Raises InputError on all ranks for a buffer of
+    another shape on each.
     """
-    statistics = [
+    if comm.size == 1:
+        return
+    if has_own_norms:
+        average([buffer for model in models for buffer in _own_statistics(model)], comm)
+    others = {
+        f"{place}.{name}": buffer
+        for place, model in enumerate(models)
+        for name, buffer in other_buffers(model).items()
+    }
+    if not others:
+        return
+    told = gather_json(comm, [_look(buffer) for buffer in others.values()])
+    looks = list(zip(*told, strict=True))
+    differing: dict[torch.dtype, list[Tensor]] = {}
+    for (name, buffer), own in zip(others.items(), looks, strict=True):
+        if len({shape for shape, _ in map(tuple, own)}) > 1:
+            raise InputError(
+                f"the model's buffer {name.partition('.')[2]} has another shape on each rank, so "
+                "that it cannot be averaged before it is saved: make it no buffer, or one with "
+                "persistent=False"
+            )
+        if len({digest for _, digest in map(tuple, own)}) > 1:
+            differing.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in differing.values():
+        average(buffers, comm)
+
+
+def other_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The floating-point buffers of the state dict that belong to none of torch's BatchNorms."""
+    own = {id(buffer) for buffer in _own_statistics(model)}
+    saved = model.state_dict(keep_vars=True)
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in saved and buffer.is_floating_point() and id(buffer) not in own
+    }
+
+
+def _own_statistics(model: nn.Module) -> list[Tensor]:
+    return [
         buffer
-        for model in models
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if isinstance(module, _BatchNorm)
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
-    average(statistics, comm)
+
+
+def _look(buffer: Tensor) -> tuple[str, str]:
+    """The shape and a digest of the bits."""
+    content = buffer.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return str(tuple(buffer.shape)), hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
 def _normalise(

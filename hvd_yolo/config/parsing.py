@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from hvd_yolo.config.extras import check_loggers
+from hvd_yolo.config.hints import hint
 from hvd_yolo.config.options import Config
 from hvd_yolo.config.resuming import refuse_bare_resume, run_folder
 from hvd_yolo.errors import InputError
@@ -109,13 +110,28 @@ def _instantiate(
         message = re.sub(r"\s*\n\s*", " ", str(error)).replace(
             "unrecognized arguments", "unknown key"
         )
-        raise InputError(f"{message} (python -m {prog} --help lists every key)") from error
+        meant = hint(message, _known_keys(kind))
+        raise InputError(
+            f"{message}{'; ' if meant else ''}{meant} (python -m {prog} --help lists every key)"
+        ) from error
     arguments = {}
     for item in dataclasses.fields(kind):
         section = item.default_factory
         value = values[item.name]
         arguments[item.name] = value if section is dataclasses.MISSING else section(**value)
     return kind(**arguments)
+
+
+def _known_keys(kind: type) -> dict[str, Any]:
+    """Every key of an options dataclass, with the type of its value."""
+    keys: dict[str, Any] = {"config": str}
+    for item in dataclasses.fields(kind):
+        if item.default_factory is dataclasses.MISSING:
+            keys[item.name] = item.type
+        else:
+            inner = dataclasses.fields(item.default_factory)
+            keys |= {f"{item.name}.{one.name}": one.type for one in inner}
+    return keys
 
 
 def _keep_choices(saved: Config, config: Config) -> None:

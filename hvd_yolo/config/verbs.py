@@ -136,9 +136,13 @@ class ExportConfig:
         weights: checkpoint of a run (best.pt).
         format: onnx, torchscript, openvino, or ultralytics (a state dict for that package).
             TensorRT builds from the ONNX file: trtexec --onnx=best.onnx.
-        data: data set whose val images it is tried on; empty: the one of the training.
+        data: data set whose val images it is tried on; empty: the one of the training, or, where
+            that is not here, drawn images.
         imgsz: side of the square input it is tried on, pixels; 0: that of the training. ONNX and
             OpenVINO take any multiple of the stride, TorchScript this one.
+        half: weights and arithmetic in float16 (onnx), or weights alone (openvino); inputs and
+            outputs stay float32, and so do the boxes' coordinates.
+        opset: version of ONNX's operators to write, 13 to 20 (onnx).
         nms: end with per-class suppression inside the file (onnx).
         conf: with nms, detections below this score are dropped.
         iou: with nms, overlap above which the weaker of two detections of one class is dropped.
@@ -149,6 +153,8 @@ class ExportConfig:
     format: Literal["onnx", "torchscript", "openvino", "ultralytics"] = "onnx"
     data: str = ""
     imgsz: int = 0
+    half: bool = False
+    opset: int = 17
     nms: bool = False
     conf: float = 0.25
     iou: float = 0.7

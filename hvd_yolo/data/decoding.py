@@ -225,6 +225,8 @@ def _decode(encoded: np.ndarray, file: str, flags: int = cv2.IMREAD_COLOR) -> np
     try:
         image = cv2.imdecode(encoded, flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"{file}: {error.err}") from error
         raise UnreadableImage(f"{file}: OpenCV cannot decode it: {error.err}") from error
     if image is None:
         raise UnreadableImage(f"{file}: truncated, or not an image that OpenCV can decode")

@@ -88,6 +88,11 @@ class Order:
         """The longest side an input can have."""
         return self._whole(np.rint if self.multi_scale else np.ceil, 1 + self.multi_scale)
 
+    @property
+    def smallest_side(self) -> int:
+        """The shortest side that a square input can have."""
+        return self._whole(np.rint if self.multi_scale else np.ceil, 1 - self.multi_scale)
+
     def _whole(self, rounded: np.ufunc, share: float) -> int:
         # Less a hair, for what is a multiple but for rounding.
         return max(1, int(rounded(share * self.size / self.stride - 1e-9))) * self.stride

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hvd_yolo.comm import Comm, gather_json, log
-from hvd_yolo.comm.batch_norm import freeze
+from hvd_yolo.comm.batch_norm import freeze, keeping_buffers
 from hvd_yolo.config import EvalConfig
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.inputs import Item
@@ -165,11 +165,12 @@ def _detect(
     if isinstance(model, ScoredDetector):
         return model.detect_and_score(images, targets)
     found = model(images)
-    # A foreign detector tells its losses in training mode only; BatchNorm must not learn from it.
-    model.train()
-    freeze(model)
-    losses = as_losses(model(images, targets), len(batch))
-    model.eval()
+    # A foreign detector tells its losses in training mode only; it must not learn from them.
+    with keeping_buffers(model):
+        model.train()
+        freeze(model)
+        losses = as_losses(model(images, targets), len(batch))
+        model.eval()
     return found, losses
 
 

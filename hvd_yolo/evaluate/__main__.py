@@ -94,4 +94,4 @@ def _print(metrics: dict[str, Any], config: EvaluateConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "a smaller --batch_size or --imgsz, or fewer --workers")

@@ -1,6 +1,9 @@
 """Detectors: what one is, and build_model(), which makes one by name or by path."""
 
 import importlib
+import inspect
+import logging
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -15,6 +18,8 @@ __all__ = [
     "YOLO", "Detector", "LabelsFromOne", "Losses", "ScoredDetector", "build_model",
     "largest_stride",
 ]  # fmt: skip
+
+logger = logging.getLogger("hvd_yolo.models")
 
 Targets = list[dict[str, Tensor]]
 Detections = list[dict[str, Tensor]]
@@ -59,15 +64,15 @@ def build_model(
     """A detector with fresh weights: `yolov8n`, `torchvision:fcos_resnet50_fpn`,
     `ultralytics:yolov8n.yaml`, or `package.module:callable` called with num_classes=.
 
-    conf, iou and max_detections rule the evaluation mode of the built-in models: the lowest score,
-    the overlap of suppression, the detections an image. Raises InputError when there is no such
-    model.
+    conf, iou and max_detections rule the evaluation mode: the lowest score, the overlap of
+    suppression, the detections an image. A callable gets those that its signature names; one that
+    takes **kwargs gets none of them by that. Raises InputError when there is no such model.
     """
     package, separator, rest = name.partition(":")
     if package in adapters.ADAPTERS:
         return adapters.ADAPTERS[package](rest, num_classes, conf, iou, max_detections)
     if separator:
-        return _plug_in(name, num_classes)
+        return _plug_in(name, num_classes, conf, iou, max_detections)
     for family in _FAMILIES:
         if name in family.SIZES:
             model = family.build(name, num_classes)
@@ -86,14 +91,20 @@ def largest_stride(model: nn.Module) -> int:
     return max(model.head.strides) if isinstance(model, YOLO) else 32
 
 
-def _plug_in(name: str, num_classes: int) -> nn.Module:
+def _plug_in(
+    name: str, num_classes: int, conf: float, iou: float, max_detections: int
+) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     try:
         builder = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"model {name}: {error}; expected package.module:callable") from error
+    limits = {"conf": conf, "iou": iou, "max_detections": max_detections}
+    taken = _named_parameters(builder) & limits.keys()
+    if missing := [key for key in limits if key not in taken]:
+        logger.info("model %s takes no %s: its own apply", name, ", ".join(missing))
     try:
-        model = builder(num_classes=num_classes)
+        model = builder(num_classes=num_classes, **{key: limits[key] for key in taken})
     except TypeError as error:
         raise InputError(
             f"model {name}: {error}; the callable must take num_classes and give the model"
@@ -101,3 +112,13 @@ def _plug_in(name: str, num_classes: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name}: gave {type(model).__name__}, expected a torch.nn.Module")
     return model
+
+
+def _named_parameters(builder: Callable[..., object]) -> set[str]:
+    """What can be given by name; nothing where Python does not know, as for some C functions."""
+    try:
+        parameters = inspect.signature(builder).parameters.values()
+    except (TypeError, ValueError):
+        return set()
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name for parameter in parameters if parameter.kind in by_name}

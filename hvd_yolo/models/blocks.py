@@ -35,7 +35,28 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) to (B, c_out, H / stride, W / stride)."""
-        return self.act(self.bn(self.conv(x)))
+        y = self.conv(x)
+        # A batch norm over several ranks counts the values of all of them.
+        if self.bn.training and type(self.bn) is nn.BatchNorm2d and y[:, 0].numel() == 1:
+            return self.act(normalize_single(self.bn, y))
+        return self.act(self.bn(y))
+
+
+def normalize_single(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch normalization in training of (1, C, 1, 1), where torch's raises ValueError: a map of
+    one pixel of one image.
+
+    The batch's variance is 0, so the result is the bias, and the input gets no gradient. The
+    running mean takes the values in, unless it is cumulative; the running variance stays, as one
+    value has none.
+    """
+    if bn.momentum is not None:
+        with torch.no_grad():
+            bn.running_mean.lerp_(x.flatten().to(bn.running_mean.dtype), bn.momentum)
+            bn.num_batches_tracked.add_(1)
+    # Not the bias alone: a value that is not finite must show.
+    y = (x * 0).to(bn.weight.dtype) * bn.weight.view(1, -1, 1, 1) + bn.bias.view(1, -1, 1, 1)
+    return y.to(x.dtype)
 
 
 def depthwise(channels: int, kernel: int, stride: int = 1, is_linear: bool = False) -> ConvNormAct:

@@ -1,7 +1,8 @@
 """One batch each way through a detector that is not ours, before hours of training rest on it."""
 
 import copy
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,31 @@ from torch import Tensor, nn
 from hvd_yolo.errors import InputError
 from hvd_yolo.models.losses import Losses
 
+# How buffers, or their module's class, are called that hold the statistics of a norm.
+_OF_NORM = re.compile(r"norm|running|moving|mean|var(iance)?\b|std", re.IGNORECASE)
 
-def try_detector(model: nn.Module, name: str, num_classes: int, size: int) -> None:
-    """Raises InputError naming what is wrong with the losses or the detections; see Detector.
 
-    `model` itself stays as it is, and torch's random state too; size: side of the images in pixels.
+class Learned(NamedTuple):
+    """Names of floating-point tensors that are no parameters and that a training pass changes:
+    buffers of the state dict, and others, which no checkpoint holds. statistics: those of the
+    buffers that look like running statistics of a norm."""
+
+    buffers: list[str]
+    unsaved: list[str]
+    statistics: list[str]
+
+
+def try_detector(
+    model: nn.Module, name: str, num_classes: int, size: int, smallest: tuple[int, int] = (2, 0)
+) -> Learned:
+    """What training changes beside parameters and the statistics of torch's BatchNorm. Raises
+    InputError naming what is wrong with the losses or the detections; see Detector.
+
+    `model` itself stays as it is, and torch's random state too; size: side of the images in pixels;
+    smallest: the fewest images of a pass of the training, and the smallest side that they can have,
+    0 for `size`.
     """
-    trial = copy.deepcopy(model)
+    trial = copied(model, name)
     parameter = next(model.parameters())
     devices = [parameter.device] if parameter.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -28,11 +47,82 @@ def try_detector(model: nn.Module, name: str, num_classes: int, size: int) -> No
             {"boxes": boxes[:0], "labels": labels[:0]},
         ]
         trial.train()
+        before = _floats(trial)
         _check_losses(_call(trial, name, "training", images, targets), name)
+        learned = _learned(trial, before)
+        if smallest[0] == 1:
+            _check_single_image(trial, name, smallest[1] or size)
         trial.eval()
         with torch.no_grad():
             found = _call(trial, name, "evaluation", images)
     _check_detections(found, name, num_classes, size)
+    return learned
+
+
+def _floats(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the floating-point buffers and plain tensors of all modules but torch's
+    BatchNorms."""
+    return {
+        f"{place}.{key}".lstrip("."): value.detach().clone()
+        for place, module in model.named_modules()
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for key, value in (*module._buffers.items(), *vars(module).items())
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+
+
+def _learned(model: nn.Module, before: dict[str, Tensor]) -> Learned:
+    after, saved = _floats(model), model.state_dict()
+    changed = [
+        name
+        for name, value in before.items()
+        if name in after and after[name].shape == value.shape and not after[name].equal(value)
+    ]
+    buffers = [name for name in changed if name in saved]
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    statistics = [
+        name
+        for name in buffers
+        if _OF_NORM.search(f"{name} {kinds[name.rpartition('.')[0]]}") is not None
+    ]
+    return Learned(buffers, [name for name in changed if name not in saved], statistics)
+
+
+def copied(model: nn.Module, name: str) -> nn.Module:
+    """A deep copy, as the moving average of the weights and trials need it; raises InputError for
+    a model that has none."""
+    try:
+        return copy.deepcopy(model)
+    # Whatever a foreign module raises when it is copied is the fault to tell.
+    except Exception as error:
+        raise InputError(
+            f"model {name}: copy.deepcopy, by which its moving average is made, fails with "
+            f"{type(error).__name__}: {error}. The model must keep nothing that cannot be copied "
+            "(locks, open files, loggers' streams, generators, tensors that are results of a "
+            "computation): make such things where they are used, or give the module a "
+            "__deepcopy__ of its own"
+        ) from error
+
+
+def _check_single_image(trial: nn.Module, name: str, side: int) -> None:
+    """Raises InputError where its norms have too few values in a batch of one image."""
+    parameter = next(trial.parameters())
+    image = torch.rand(1, 3, side, side, dtype=parameter.dtype, device=parameter.device)
+    target = {
+        "boxes": image.new_tensor([[0.1, 0.1, 0.6, 0.7]]) * side,
+        "labels": torch.zeros(1, dtype=torch.long, device=parameter.device),
+    }
+    try:
+        trial(image, [target])
+    # Whatever a foreign detector raises is the fault to tell.
+    except Exception as error:
+        raise InputError(
+            f"model {name}: fails in training mode on a single image of {side} pixels, which this "
+            "run gives a rank (the last update of an epoch may be short): "
+            f"{type(error).__name__}: {error}. Take a larger imgsz (at order.multi_scale its "
+            "smallest size counts), a batch_size and global_batch that leave no rank with one "
+            "image, or --train.freeze_bn true"
+        ) from error
 
 
 def _call(model: nn.Module, name: str, mode: str, *arguments: object) -> Any:  # noqa: ANN401

@@ -179,4 +179,4 @@ def _write_video(config: PredictConfig, sources: Sources, file: Path, table: np.
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "a smaller --batch_size or --imgsz, or fewer --workers")

@@ -5,6 +5,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hvd_yolo.closed_output import mute_closed
+
 
 class Console:
     """Writes to standard output. Launchers prefix each line with its rank and tear a bar, even on a
@@ -21,8 +23,13 @@ class Console:
     def say(self, message: str) -> None:
         """The message as it is, on lines of its own."""
         if self._bar is None:
-            # In one piece: loggers speak from threads of their own.
-            print(f"{message}\n", end="", flush=True)
+            try:
+                # In one piece: loggers speak from threads of their own.
+                print(f"{message}\n", end="", flush=True)
+            except BrokenPipeError:
+                # A run does not end with `| head`; its files tell the same.
+                if not mute_closed():
+                    raise
         else:
             self._bar.write(message)
 

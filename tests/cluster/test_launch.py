@@ -163,7 +163,7 @@ TWO = ("--hosts", "node1:1,node2:1")
         (other_name, TWO, "node2: it calls itself node1, as node1 does"),
         (None, ("--hostfile", "HOSTS"), "HOSTS:2: 'node2 slots 2' is no host and its slots; write"),
         (None, (*TWO, "--np", "3"), "--np 3, but --hosts has 2 slots (node1:1,node2:1): lower"),
-        (None, ("--hosts", "node1:1,node2:1,node1:2"), "node1 is there twice; give all its slots"),
+        (None, ("--hosts", "node1:1,me@node2:1"), "write node2:1, and put into ~/.ssh/config the"),
         (None, ("--hosts", "node1:1,localhost:1"), "localhost is in a list of several hosts"),
         (None, ("--slurm",), "in no Slurm allocation: salloc"),
         (None, (), "name the hosts by one of --hosts, --hostfile, --local and --slurm"),

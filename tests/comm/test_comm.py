@@ -33,6 +33,13 @@ def test_sync_batch_norm_is_batch_norm_of_the_joined_batch(size, launcher):
     assert done.stdout.count("agrees") == size
 
 
+@pytest.mark.parametrize(("size", "launcher"), [(1, ""), (3, "torchrun")])
+def test_statistics_of_other_norms_are_averaged(size, launcher):
+    done = run_job(size, ["-m", "tests.comm.programs.other_norms"], launcher)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agrees") == size
+
+
 @pytest.mark.parametrize(
     ("backend", "launcher"),
     [

@@ -1,5 +1,6 @@
 """What holds for every built-in family."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from hvd_yolo.models import build_model
+from hvd_yolo.models.blocks import ConvNormAct
 from hvd_yolo.models.distances import DISTANCE_BINS
 from hvd_yolo.models.heads import DetectHead, DualHead
 from hvd_yolo.models.losses import aligned_losses
@@ -232,3 +234,43 @@ def test_biases_start_from_few_objects_in_every_head():
             for tower, stride in zip(part.class_towers, (8, 16, 32), strict=True):
                 share = 5 / 20 / (640 / stride) ** 2
                 assert torch.allclose(tower[-1].bias.exp(), torch.tensor(share))
+
+
+@pytest.mark.parametrize("name", [*NANO, *P6])
+def test_one_image_on_the_smallest_input_trains(name):
+    """The deepest map is one pixel, and BatchNorm has one value a channel."""
+    torch.manual_seed(0)
+    model = build_model(name, 3).train()
+    side = 64 if name in P6 else 32
+    targets = [{"boxes": torch.tensor([[4.0, 4, 20, 24]]), "labels": torch.tensor([1])}]
+    before = {k: v.clone() for k, v in model.named_buffers()}
+    model(torch.rand(1, 3, side, side), targets).total().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), key
+    single = [
+        k for k, v in model.named_buffers() if "running_var" in k and torch.equal(before[k], v)
+    ]
+    assert single
+    assert all(value.isfinite().all() for value in model.buffers())
+    assert all(len(found["boxes"]) <= 300 for found in model.eval()(torch.rand(1, 3, side, side)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_single_value_is_normalized_as_the_limit_of_equal_values(dtype):
+    """Reference: torch's BatchNorm over two copies of the value, whose variance is 0 as well."""
+    block = ConvNormAct(3, 4, is_linear=True).train()
+    nn.init.normal_(block.bn.weight)
+    nn.init.normal_(block.bn.bias)
+    two = copy.deepcopy(block)
+    x = torch.rand(1, 3, 1, 1).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y, expected = block(x), two(x.detach().repeat(2, 1, 1, 1))
+    assert y.dtype == expected.dtype
+    assert torch.allclose(y, expected[:1], atol=1e-6)
+    y.float().square().sum().backward()
+    expected[:1].float().square().sum().backward()
+    assert torch.allclose(block.bn.bias.grad, two.bn.bias.grad)
+    assert torch.equal(block.bn.weight.grad, torch.zeros(4))
+    assert torch.equal(x.grad, torch.zeros_like(x))
+    assert torch.allclose(block.bn.running_mean, two.bn.running_mean)
+    assert torch.equal(block.bn.running_var, torch.ones(4))

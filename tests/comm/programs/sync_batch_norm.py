@@ -64,6 +64,17 @@ def check_pass_without_images(comm):
     assert synced.num_batches_tracked == 0
 
 
+def check_single_value(comm):
+    """The same on any number of ranks, and torch's own over several equal values, but for the
+    variance, which one value has none of."""
+    synced, reference = convert(nn.Sequential(layer()), comm)[0], layer()
+    x = torch.full((int(comm.rank == 0), CHANNELS, 1, 1), 7.0).double()
+    y, expected = synced(x), reference(torch.full((2, CHANNELS, 1, 1), 7.0).double())
+    assert torch.allclose(y, expected[: len(x)])
+    assert torch.allclose(synced.running_mean, reference.running_mean)
+    assert synced.running_var.tolist() == [1.0] * CHANNELS
+
+
 def check_average(comm):
     bn = nn.BatchNorm2d(2)
     bn.running_mean.fill_(float(comm.rank))
@@ -75,5 +86,6 @@ def check_average(comm):
 comm = connect(CommConfig(), "cpu", latency_bound=True)
 check(comm, {1: [4], 3: [4, 0, 3]}[comm.size])
 check_pass_without_images(comm)
+check_single_value(comm)
 check_average(comm)
 print(f"rank {comm.rank} agrees", flush=True)

@@ -1,0 +1,72 @@
+"""Out of memory: how it is recognized, and what is said about it."""
+
+import errno
+import re
+import resource
+from collections.abc import Iterator
+
+import torch
+
+from hvd_yolo.memory import free_on_host, virtual_size
+
+# What a verb that has no batches of its own can be told.
+_REMEDY = "end other programs that use the memory, or give the job a machine, or a limit, with more"
+
+# torch has a class of error for CUDA's allocator alone; its own on the CPU, the C++ library, cuDNN,
+# cuBLAS, oneDNN, which tells no reason, and OpenCV are known by their words.
+_WORDS = re.compile(
+    r"out of memory|allocate memory|Unable to allocate|bad_alloc|ALLOC_FAILED|for want of memory"
+    r"|could not create a (primitive|memory)|Insufficient memory|cudaErrorMemoryAllocation"
+)
+# "Tried to allocate 20.00 MiB" (CUDA), "you tried to allocate 64 bytes" (torch on the CPU), "Unable
+# to allocate 1.2 GiB for an array" (NumPy), "Failed to allocate 64 bytes" (OpenCV).
+_REQUEST = re.compile(r"(?:[Tt]ried|Unable|Failed) to allocate ([\d.]+) ?([KMGTP]i?B|bytes)")
+_UNITS = {"b": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, NumPy, OpenCV, Python or the system says that memory ran out, on
+    the CPU or a GPU."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return _WORDS.search(str(error)) is not None
+
+
+def describe(error: BaseException, remedy: str = "") -> str:
+    """One sentence: what was asked for, what is free, and what to do."""
+    on_gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
+    where = "of the GPU's memory" if on_gpu else "of memory"
+    asked = _request(str(error))
+    requested = f"{_shown(asked)} were requested" if asked else _first_line(error)
+    free = "; ".join(_free(on_gpu))
+    return f"out {where}: {requested}; {free}. Remedy: {remedy or _REMEDY}"
+
+
+def _request(text: str) -> int:
+    """Bytes, 0 where the text names none."""
+    match = _REQUEST.search(text)
+    return round(float(match[1]) * 1024 ** _UNITS[match[2][0]]) if match else 0
+
+
+def _free(on_gpu: bool) -> Iterator[str]:
+    if on_gpu and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        own = torch.cuda.memory_reserved()
+        yield f"{_shown(free)} of {_shown(total)} are free, this process holds {_shown(own)}"
+        return
+    yield f"{_shown(free_on_host())} are free on this host"
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        left = max(0, limit - virtual_size())
+        yield f"{_shown(left)} are left of this process's own limit (ulimit -v) of {_shown(limit)}"
+
+
+def _shown(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}{': ' + lines[0] if lines else ''}"
