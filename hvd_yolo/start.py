@@ -18,6 +18,7 @@ from hvd_yolo.comm import Comm, agree, broadcast_bytes, connect, elastic, gather
 from hvd_yolo.config import Config, flatten, from_yaml, load, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.dataset import Dataset, object_sizes
+from hvd_yolo.data.usable import refuse_without_objects
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
@@ -158,6 +159,7 @@ def _furthest(kept: Kept, comm: Comm) -> int:
 
 def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     train_set = open_dataset(config.data, "train")
+    refuse_without_objects(train_set, config.data, "train")
     val_set = open_dataset(config.data, "val") if config.eval.every else None
     if val_set and val_set.names != train_set.names:
         raise InputError(different_names("the val split", val_set.names, train_set.names))

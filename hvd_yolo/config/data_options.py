@@ -1,5 +1,6 @@
 """The options of training that are about its images: augmentation, loader and order."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,14 +57,27 @@ class LoaderConfig:
             of a node, for data on a network file system; empty: read where they lie.
         prefetch: batches each worker reads ahead.
         max_unreadable: unreadable images of an epoch, all ranks together, that are named and
-            skipped before the run ends with an error.
+            skipped before the run ends with an error: below 1 a fraction of the images of the
+            split, rounded up; from 1 on a count; 0 allows none. All images of a split are never
+            within the limit.
     """
 
     cache: Literal["none", "ram", "disk"] = "none"
     folder: str = ""
     stage: str = ""
     prefetch: int = 2
-    max_unreadable: int = 100
+    max_unreadable: float = 0.01
+
+
+def num_unreadable_allowed(max_unreadable: float, num_images: int) -> int:
+    """Return how many of the images of a split may be unreadable; never all of them.
+
+    max_unreadable: a fraction below 1, of which one bad file in a small split does not exceed any
+    but 0, or else a count.
+    """
+    is_fraction = max_unreadable < 1
+    limit = math.ceil(max_unreadable * num_images) if is_fraction else int(max_unreadable)
+    return max(0, min(limit, num_images - 1))
 
 
 @dataclass

@@ -44,7 +44,8 @@ class EvalConfig:
         max_detections: detections kept an image; COCO scores the best 100.
         loss: compute the validation loss too.
         max_unreadable: unreadable images that are named and left out of the score before it is an
-            error; the metrics tell how many they were.
+            error, as loader.max_unreadable: a fraction below 1 or a count, and never all images;
+            the metrics tell how many they were.
         scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the
             faster where installed.
     """
@@ -61,7 +62,7 @@ class EvalConfig:
     iou: float = 0.7
     max_detections: int = 300
     loss: bool = True
-    max_unreadable: int = 100
+    max_unreadable: float = 0.01
     scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"
 
 

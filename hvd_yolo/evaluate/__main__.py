@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> None:
             results = results_json(found.table.detections, dataset.category_ids)
             Path(config.results).write_text(json.dumps(results), encoding="utf-8")
         for name in (*COCO_NUMBERS, "precision", "recall", "f1", "threshold"):
-            print(f"{name:<10} {found.metrics[name]:.4f}")
+            value = found.metrics[name]
+            print(f"{name:<10} {'undefined' if value is None else f'{value:.4f}'}")
         for name, numbers in found.metrics["per_class"].items():
             print(
                 f"class {name}: "
