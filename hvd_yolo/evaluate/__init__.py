@@ -50,7 +50,8 @@ def evaluate(
     metrics: COCO's twelve numbers (AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10,
     AR_100, AR_small, AR_medium, AR_large), precision, recall and f1 at the threshold that is best
     over all classes at IoU 0.5, per_class, images and unreadable, and with options.loss val_loss
-    and its terms. A number without objects to score against is None. Equal on all ranks, whatever their number.
+    and its terms. A number without objects to score against is None. Equal on all ranks, whatever
+    their number.
     """
     started = time.monotonic()
     was_training = model.training
@@ -148,7 +149,9 @@ class _LossSum:
             return {"val_loss": None, "val_losses": terms}
         for name in sorted({name for part in parts for name in part}):
             totals, weights = zip(*(part.get(name, (0.0, 0.0)) for part in parts), strict=True)
-            terms[name] = float("nan") if sum(weights) == 0 else sum(totals) / max(sum(weights), 1.0)
+            terms[name] = (
+                float("nan") if sum(weights) == 0 else sum(totals) / max(sum(weights), 1.0)
+            )
         return {"val_loss": sum(terms.values()), "val_losses": terms}
 
 
