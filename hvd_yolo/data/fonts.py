@@ -14,15 +14,17 @@ from PIL import ImageFont
 logger = logging.getLogger(__name__)
 
 REMEDY = (
-    "pip install 'hvd_yolo[plots]' brings a font for Chinese, Japanese and Korean, "
-    "`apt-get install fonts-noto` one for every script"
+    "pip install 'hvd_yolo[plots]' brings fonts for most, `apt-get install fonts-noto` for all of "
+    "Unicode"
 )
 
-# Fonts inside packages: DejaVu Sans (Latin, Greek, Cyrillic, Arabic, Hebrew, ...) of matplotlib,
-# and Noto Sans CJK (Chinese, Japanese, Korean).
+# Fonts inside packages, as patterns: DejaVu Sans (Latin, Greek, Cyrillic, Arabic, Hebrew, ...) of
+# matplotlib, Noto Sans CJK (Chinese, Japanese, Korean), and Noto Sans of other scripts, a file each
+# (Thai, Devanagari, ...). Only files are read, no code of the packages is run.
 _IN_PACKAGES = (
     ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans.ttf"),
     ("noto_cjk_sans_otc", "NotoSansCJK-Regular.ttc"),
+    ("manimgx_fonts", "Noto*[[]wght].ttf"),
 )
 
 # Where Linux, macOS and Windows keep fonts.
@@ -112,8 +114,8 @@ def _of_packages() -> tuple[Path, ...]:
     for package, name in _IN_PACKAGES:
         found = importlib.util.find_spec(package)
         if found is not None and found.submodule_search_locations:
-            files.append(Path(found.submodule_search_locations[0]) / name)
-    return tuple(file for file in files if file.is_file())
+            files += sorted(Path(found.submodule_search_locations[0]).glob(name))
+    return tuple(file for file in files if "Italic" not in file.name)
 
 
 @lru_cache(maxsize=1)
