@@ -75,9 +75,8 @@ def num_unreadable_allowed(max_unreadable: float, num_images: int) -> int:
     max_unreadable: a fraction below 1, of which one bad file in a small split does not exceed any
     but 0, or else a count.
     """
-    is_fraction = max_unreadable < 1
-    limit = math.ceil(max_unreadable * num_images) if is_fraction else int(max_unreadable)
-    return max(0, min(limit, num_images - 1))
+    limit = math.ceil(max_unreadable * num_images) if max_unreadable < 1 else max_unreadable
+    return max(0, int(min(limit, num_images - 1)))
 
 
 @dataclass

@@ -52,14 +52,14 @@ def fonts_for(text: str) -> list[tuple[Path | None, str]]:
     """Return the text in parts, each with the font file that has its characters: one part, where
     one font has all of them. None goes with characters that no font has."""
     shown = _shown(text)
-    for file in candidates():
-        if all(has_glyph(file, char) for char in shown):
+    for file in dict.fromkeys(font_of(char) for char in sorted(shown)):
+        if file is not None and all(has_glyph(file, char) for char in shown):
             return [(file, text)]
-        if all(font_of(char) is None for char in shown):
-            break
     parts: list[tuple[Path | None, str]] = []
+    # Blanks go with what is before them, or at the start with what comes first.
+    file = next((font_of(char) for char in text if char in shown), None)
     for char in text:
-        file = font_of(char) if char in shown else (parts[-1][0] if parts else None)
+        file = font_of(char) if char in shown else file
         if parts and parts[-1][0] == file:
             parts[-1] = (file, parts[-1][1] + char)
         else:

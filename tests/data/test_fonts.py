@@ -42,7 +42,7 @@ def test_names_differ_in_a_picture_from_each_other_and_from_missing_glyphs(one, 
 
 @needs_fonts
 def test_scripts_in_one_name_are_drawn_with_the_font_of_each():
-    parts = fonts.fonts_for("红 แมว")
+    parts = fonts.fonts_for(" 红 แมว")
     assert [part.strip() for _, part in parts] == ["红", "แมว"]
     assert len({file for file, _ in parts}) == 2
     assert text_size("红 แมว", 0.8)[0] > text_size("红", 0.8)[0]
