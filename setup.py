@@ -5,6 +5,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# Noto Sans (SIL Open Font License), so that plots show names in any script.
+FONTS = ["noto-cjk-sans-otc", "manimgx-fonts"]
+
 EXTRAS = {
     "fast-eval": ["faster-coco-eval>=1.6"],
     "tensorboard": ["tensorboard"],
@@ -13,7 +16,7 @@ EXTRAS = {
     "tune": ["optuna>=5", "scipy>=1.11", "matplotlib>=3.8"],
     "export": ["onnx", "onnxruntime", "openvino"],
     "ensemble": ["ensemble-boxes"],
-    "plots": ["matplotlib>=3.8"],
+    "plots": ["matplotlib>=3.8", *FONTS],
     "shards": ["webdataset>=1.0"],
     "test": [
         "pytest>=8",
@@ -22,6 +25,7 @@ EXTRAS = {
         "faster-coco-eval>=1.6",
         "webdataset>=1.0",
         "matplotlib>=3.8",
+        *FONTS,
     ],
 }
 
@@ -39,6 +43,7 @@ setup(
         "torch>=2.4",
         "numpy>=1.26",
         "opencv-python-headless>=4.11",
+        "pillow>=10.1",
         "pyyaml>=6.0",
         "psutil>=5.9",
         "pycocotools>=2.0.8",

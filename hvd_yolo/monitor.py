@@ -131,7 +131,8 @@ class Monitor:
         """The last evaluation and the best, by what the run calls best."""
         metric, last = self._metric, self._evals[-1]
         best = best_by(metric, self._evals)
-        text = f"{metric} {number(last.get(metric)):.4f} at epoch {last['epoch']:.2f}"
+        value = "undefined" if last.get(metric) is None else f"{number(last[metric]):.4f}"
+        text = f"{metric} {value} at epoch {last['epoch']:.2f}"
         if best is None:
             return text
         return f"{text}, best {number(best[metric]):.4f} at epoch {best['epoch']:.2f}"

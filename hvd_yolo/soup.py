@@ -60,8 +60,8 @@ class _Kitchen:
         _recompute_statistics(self.model, self.batches(self.train_set), self.comm)
         return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
-    def taste(self, state: State) -> float:
-        """AP on the val split."""
+    def taste(self, state: State) -> float | None:
+        """AP on the val split; None where it has no objects."""
         self.model.load_state_dict(state)
         self.config.eval.loss = False
         batches = self.batches(self.val_set)
@@ -97,7 +97,8 @@ def main(argv: Sequence[str]) -> None:
     if comm.is_main:
         kept = {key: contents[0][key] for key in ("config", "names", "category_ids")}
         checkpoint.save(Path(config.output), {**kept, "weights": soup})
-        print(f"{config.output}: AP {ap:.4f}", flush=True)
+        told = "undefined: the val split has no objects" if ap is None else f"{ap:.4f}"
+        print(f"{config.output}: AP {told}", flush=True)
 
 
 def mean_state(states: list[State], shares: list[float]) -> State:
@@ -116,6 +117,11 @@ def _greedy(kitchen: _Kitchen, files: list[Path], states: list[State]) -> tuple[
     """The soup and its AP: from the best on, each is taken in if AP does not fall (ibid., recipe
     1)."""
     alone = [kitchen.taste(state) for state in states]
+    if None in alone:
+        raise InputError(
+            "method greedy: the val split has no objects to score against; name a data set that "
+            "has some with --data, or take --method uniform"
+        )
     order = sorted(range(len(states)), key=lambda i: -alone[i])
     chosen, soup, best = [order[0]], states[order[0]], alone[order[0]]
     for i in order[1:]:

@@ -28,6 +28,7 @@ from hvd_yolo.config import Config, flatten, from_yaml, load, overridden, parse_
 from hvd_yolo.data import different_names, open_dataset
 from hvd_yolo.data.changes import DataSummary, data_summary, images_seen_of, refuse_changes
 from hvd_yolo.data.dataset import Dataset, object_sizes
+from hvd_yolo.data.usable import refuse_without_objects
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
@@ -221,6 +222,7 @@ def _furthest(kept: Kept, comm: Comm) -> int:
 
 def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     train_set = open_dataset(config.data, "train")
+    refuse_without_objects(train_set, config.data, "train")
     val_set = open_dataset(config.data, "val") if config.eval.every else None
     for split, dataset in (("train", train_set), ("val", val_set)):
         if dataset is not None and not dataset.has_truth:

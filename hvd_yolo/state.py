@@ -26,7 +26,8 @@ class TrainState:
     of the run; best is the best number so far of best_metric, and stale_evaluations those in a row
     since that were no better; loss_weights are the global divisors of the last update's losses, the
     main one and then one a term once those are known, which scale the next;
-    unreadable counts the images of this epoch that could not be read; term_names are those of the
+    unreadable counts the images of this epoch that could not be read, objects those that the run
+    has been shown; term_names are those of the
     loss; window holds the sums of the progress line under way; compression is what
     Comm.settle_compression() returned last; is_evaluation_due: an epoch has ended whose evaluation
     is not done; bad_updates: so many, the last ones in a row, had a gradient that was not finite.
@@ -43,6 +44,7 @@ class TrainState:
     images_seen: int = 0
     updates: int = 0
     unreadable: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    objects: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     best: float | None = None
     best_metric: str = ""
     stale_evaluations: int = 0
@@ -57,7 +59,7 @@ class TrainState:
     committed: "Commit | None" = None
 
     _COUNTERS = (
-        "epoch", "images_seen", "updates", "unreadable", "best", "best_metric",
+        "epoch", "images_seen", "updates", "unreadable", "objects", "best", "best_metric",
         "stale_evaluations", "loss_weights", "window", "term_names", "compression",
         "is_evaluation_due", "bad_updates", "rollbacks", "data_summary",
     )  # fmt: skip

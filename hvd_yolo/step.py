@@ -49,7 +49,7 @@ class Step:
         self._saved = time.monotonic()
         self._dtype = getattr(torch, config.train.dtype)
         self._rounds = LocalRounds(config.comm, comm)
-        self.tally = Tally(comm, config.loader.max_unreadable)
+        self.tally = Tally(comm, config.loader.max_unreadable, pace.dealing.num_images)
         self.grad_norm = torch.zeros(())
         self._data_waited = 0.0
         self._comm_waited = 0.0
@@ -133,9 +133,11 @@ class Step:
             self.wishes = wishes_in(sums)
             self.tally.take_in(state, sums)
         state.images_seen += dealing.images_of_update(state.images_seen)
-        if state.images_seen == dealing.num_images:
+        has_ended_epoch = state.images_seen == dealing.num_images
+        if has_ended_epoch or self._pace.is_over(state.epoch, state.updates):
             self.tally.share(state)
-            self.tally.check_unreadable(state)
+            self.tally.check_learned(state)
+        if has_ended_epoch:
             state.epoch, state.images_seen = state.epoch + 1, 0
             state.unreadable = torch.zeros_like(state.unreadable)
         state.ema.update(state.model, state.updates)
@@ -250,9 +252,11 @@ class Step:
     def _forward_backward(
         self, state: TrainState, batch: Batch
     ) -> tuple[Losses | None, list[float]]:
-        """Losses of one micro-batch, back-propagated, and its images, unreadable images and seconds
-        of wait for them."""
-        counts = [float(len(batch)), float(len(batch.unreadable)), self._data_waited]
+        """Losses of one micro-batch, back-propagated, and its images, objects, unreadable images
+        and seconds of wait for them."""
+        num_objects = sum(len(item.labels) for item in batch.items)
+        counts = [float(n) for n in (len(batch), num_objects, len(batch.unreadable))]
+        counts.append(self._data_waited)
         if not len(batch) and not self._config.train.sync_bn:
             self.tally.agree_on_terms(state, None)
             return None, counts

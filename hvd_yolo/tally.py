@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from hvd_yolo.comm import Comm, gather_json
+from hvd_yolo.config.data_options import num_unreadable_allowed
 from hvd_yolo.errors import InputError
 from hvd_yolo.models.losses import Losses
 from hvd_yolo.state import TrainState
 
 # The first entries of the vector that is summed over ranks with each update; the loss terms follow,
 # and then their divisors.
-_WEIGHT, _IMAGES, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT = range(7)
-_WISHES = slice(7, 10)
-_TERMS = 10
+_WEIGHT, _IMAGES, _OBJECTS, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT = range(8)
+_WISHES = slice(8, 11)
+_TERMS = 11
 
 
 class Wishes(NamedTuple):
@@ -44,11 +45,13 @@ class Window(NamedTuple):
 
 
 class Tally:
-    """Adds up vectors of float64 on the device, one an update, into TrainState's window and count
-    of unreadable images."""
+    """Adds up vectors of float64 on the device, one an update, into TrainState's window and counts
+    of objects and unreadable images."""
 
-    def __init__(self, comm: Comm, max_unreadable: int) -> None:
+    def __init__(self, comm: Comm, max_unreadable: float, num_images: int) -> None:
+        """max_unreadable: loader.max_unreadable; num_images: of an epoch."""
         self._comm = comm
+        self._num_images = num_images
         self._max_unreadable = max_unreadable
         self._waits: Tensor | None = None
         # Of local updates, this rank's alone, since the ranks last added them up.
@@ -64,13 +67,13 @@ class Tally:
     ) -> Tensor:
         """This rank's vector of an update.
 
-        passes: losses of each micro-batch, with its images, unreadable images and seconds of wait
-        for them; comm_wait: seconds of the update before, for this one's wait is not over.
+        passes: losses of each micro-batch, with its images, objects, unreadable images and seconds
+        of wait for them; comm_wait: seconds of the update before, for this one's wait is not over.
         """
         names = state.term_names or []
         counts = torch.tensor([counts for _, counts in passes], dtype=torch.float64).sum(0)
         own = torch.zeros(_TERMS + 2 * len(names), dtype=torch.float64)
-        own[[_IMAGES, _UNREADABLE, _DATA_WAIT]] = counts
+        own[[_IMAGES, _OBJECTS, _UNREADABLE, _DATA_WAIT]] = counts
         own[[_UPDATES, _SENT, _COMM_WAIT]] = own.new_tensor([1.0, sent_bytes, comm_wait])
         own[_WISHES] = own.new_tensor(wishes)
         own = own.to(self._comm.device)
@@ -101,6 +104,7 @@ class Tally:
         self._waits = _added(self._waits, sums[_DATA_WAIT : _COMM_WAIT + 1].clone())
         sums[_DATA_WAIT:_TERMS] = 0.0
         state.unreadable = state.unreadable + sums[_UNREADABLE]
+        state.objects = state.objects + sums[_OBJECTS]
         state.window = _added(state.window, sums)
 
     def keep_own(self, own: Tensor, sent_bytes: int) -> None:
@@ -136,13 +140,33 @@ class Tally:
         return Window(losses, sums[_IMAGES], sent_bytes, data_wait, comm_wait, updates)
 
     def check_unreadable(self, state: TrainState) -> None:
-        """Raises InputError when too many images of the epoch could not be read."""
-        if state.unreadable > self._max_unreadable:
+        """Raise InputError when too many images of the epoch could not be read."""
+        allowed = num_unreadable_allowed(self._max_unreadable, self._num_images)
+        if state.unreadable > allowed:
             raise InputError(
-                f"{int(state.unreadable)} images of this epoch could not be read, more than "
-                f"loader.max_unreadable {self._max_unreadable}; each is named above: repair or "
-                "remove them, or raise the limit"
+                f"{int(state.unreadable)} images of this epoch could not be read, "
+                f"loader.max_unreadable {self._max_unreadable:g} allows {allowed} of "
+                f"{self._num_images}; each is named above: repair or remove them, or raise the "
+                "limit"
             )
+
+    def check_learned(self, state: TrainState) -> None:
+        """Raise InputError where an epoch, or the run, ends and there was nothing to learn from:
+        no image could be read, or no object was on any of them."""
+        self.check_unreadable(state)
+        num_seen = state.images_seen
+        if state.objects > 0:
+            return
+        if state.unreadable >= num_seen:
+            raise InputError(
+                f"none of the {num_seen} training images of this run could be read; each is named "
+                "above: there is nothing to learn from"
+            )
+        raise InputError(
+            f"no object was on any of the {num_seen} training images of this run: there is nothing "
+            "to learn from. Boxes that lie outside their images are left out: "
+            "`python -m hvd_yolo.data check` names them"
+        )
 
 
 def weight_of(sums: Tensor) -> Tensor:

@@ -198,10 +198,12 @@ def _last_line(state: TrainState, config: Config, folder: Path) -> str:
     if patience.is_lost(state, config.eval):
         many = f"{state.stale_evaluations} evaluations in a row"
         why = f", for {state.best_metric} was no better in {many} (eval.patience)"
-    best = ""
+    best, file = "", folder / "checkpoints" / "best.pt"
     if state.best is not None:
-        file = folder / "checkpoints" / "best.pt"
-        best = f"; best {state.best_metric} {state.best:.4f} in {file}"
+        best = f"; best {state.best_metric} {state.best:.4f}"
+        best += f" in {file}" if file.is_file() else ", without a best.pt: it is not there"
+    elif state.best_metric:
+        best = f"; no best.pt, for {state.best_metric} was never defined and finite"
     return f"done: {state.updates} updates{why}{best}"
 
 

@@ -49,6 +49,14 @@ def test_a_number_that_is_not_finite_is_never_the_best():
     ]
 
 
+def test_a_number_that_is_undefined_is_not_the_best_and_costs_no_patience():
+    assert told("AP", [None, None, 0.1, None, 0.2, None, None, None], 2) == [
+        (False, False), (False, False), (True, False), (False, False), (True, False),
+        (False, False), (False, False), (False, False),
+    ]  # fmt: skip
+    assert [best for best, _ in told("val_loss", [None, 2.0, None, 1.0])] == [0, 1, 0, 1]
+
+
 def test_patience_counts_evaluations_since_the_best():
     assert [lost for _, lost in told("AP", [0.1, 0.0, 0.2, 0.1, 0.1, 0.3], 2)] == [0, 0, 0, 0, 1, 0]
     assert not any(lost for _, lost in told("AP", [0.1] * 50))
@@ -118,4 +126,4 @@ def test_a_loss_that_no_object_has_part_in_is_not_the_best():
     lost = _LossSum()
     lost.add(Losses({"cls": torch.tensor(0.0)}, torch.tensor(0.0)))
     assert np.isnan(lost.metrics(SingleComm(), num_truths=3)["val_loss"])
-    assert lost.metrics(SingleComm(), num_truths=0)["val_loss"] == 0.0
+    assert lost.metrics(SingleComm(), num_truths=0)["val_loss"] is None

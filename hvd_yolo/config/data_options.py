@@ -1,5 +1,6 @@
 """The options of training that are about its images: augmentation, loader and order."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,7 +57,9 @@ class LoaderConfig:
             of a node, for data on a network file system; empty: read where they lie.
         prefetch: batches each worker reads ahead.
         max_unreadable: unreadable images of an epoch, all ranks together, that are named and
-            skipped before the run ends with an error.
+            skipped before the run ends with an error: below 1 a fraction of the images of the
+            split, rounded up; from 1 on a count; 0 allows none. All images of a split are never
+            within the limit.
         value_range: the value that is white in images of more than 8 bits per sample: 4095 for 12
             bits in files of 16, 1 for floating-point shares; the checkpoint keeps it for evaluation
             and prediction. 0: the full scale of the least bit depth, 8, 10, 12, 14 or 16, that
@@ -67,8 +70,18 @@ class LoaderConfig:
     folder: str = ""
     stage: str = ""
     prefetch: int = 2
-    max_unreadable: int = 100
+    max_unreadable: float = 0.01
     value_range: float = 0.0
+
+
+def num_unreadable_allowed(max_unreadable: float, num_images: int) -> int:
+    """Return how many of the images of a split may be unreadable; never all of them.
+
+    max_unreadable: a fraction below 1, of which one bad file in a small split does not exceed any
+    but 0, or else a count.
+    """
+    limit = math.ceil(max_unreadable * num_images) if max_unreadable < 1 else max_unreadable
+    return max(0, int(min(limit, num_images - 1)))
 
 
 @dataclass

@@ -48,7 +48,8 @@ class EvalConfig:
             "[1,10,500]", with max_detections as large.
         loss: compute the validation loss too.
         max_unreadable: unreadable images that are named and left out of the score before it is an
-            error; the metrics tell how many they were.
+            error, as loader.max_unreadable: a fraction below 1 or a count, and never all images;
+            the metrics tell how many they were.
         scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the
             faster where installed.
     """
@@ -66,7 +67,7 @@ class EvalConfig:
     max_detections: int = 300
     max_dets: list[int] = field(default_factory=lambda: [1, 10, 100])
     loss: bool = True
-    max_unreadable: int = 100
+    max_unreadable: float = 0.01
     scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"
 
 

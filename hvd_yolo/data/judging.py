@@ -40,6 +40,7 @@ def judge(datasets: dict[str, Dataset], surveys: dict[str, Survey]) -> list[Find
     findings = _twice(datasets, surveys)
     for split, dataset in datasets.items():
         survey = surveys[split]
+        findings += _of_split(split, dataset, survey)
         findings += _of_images(split, dataset, survey)
         findings += _of_boxes(split, dataset, survey)
         findings += _of_reader(split, dataset)
@@ -55,6 +56,26 @@ def absent_splits(absent: dict[str, str]) -> list[Finding]:
 
 def _finding(severity: Severity, split: str, what: str, places: list[str]) -> Finding:
     return Finding(severity, split, what, len(places), places[:NUM_EXAMPLES])
+
+
+def _of_split(split: str, dataset: Dataset, survey: Survey) -> list[Finding]:
+    """A split without one usable object, once and not for each class and image."""
+    if _is_usable(survey).any():
+        return []
+    purposes = {"train": "to learn from", "val": "to score against"}
+    what = f"no object {purposes.get(split, 'to score against')} on any image; images"
+    # A test split is often published without its labels.
+    severity: Severity = "error" if split in purposes else "warning"
+    problems = dataset.problems if isinstance(dataset, ImageFiles) else []
+    examples = [f"{problem.what}: {problem.count}" for problem in problems[:NUM_EXAMPLES]]
+    return [Finding(severity, split, what, len(survey.images), examples)]
+
+
+def _is_usable(survey: Survey) -> np.ndarray:
+    """(M): whether an object is no crowd, has an area, and lies in its image at least in part."""
+    truth, sides = as_annotations(survey.objects), survey.images[survey.owners, :2]
+    lows, highs = np.maximum(truth.boxes[:, :2], 0), np.minimum(truth.boxes[:, 2:], sides)
+    return (highs > lows).all(1) & ~truth.is_crowd
 
 
 def _of_images(split: str, dataset: Dataset, survey: Survey) -> list[Finding]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from hvd_yolo.data.dataset import WHOLE, Dataset, UnreadableImage, truth_of
-from hvd_yolo.data.drawing import draw_boxes
+from hvd_yolo.data.drawing import draw_boxes, draw_text, text_size
 from hvd_yolo.data.survey import image_name
 from hvd_yolo.errors import InputError
 from hvd_yolo.letterbox import letterbox
@@ -72,9 +72,7 @@ def _cell(dataset: Dataset, index: int, size: int) -> np.ndarray:
 def _caption(text: str, size: int) -> np.ndarray:
     """The text on a strip; of one that is too long, the end."""
     strip = np.full((_CAPTION_HEIGHT, size, 3), _PAPER, dtype=np.uint8)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    while len(text) > 1 and cv2.getTextSize(text, font, _FONT_SCALE, 1)[0][0] > size:
+    while len(text) > 1 and text_size(text, _FONT_SCALE)[0] > size:
         text = text[1:]
-    place = (0, _CAPTION_HEIGHT - 5)
-    cv2.putText(strip, text, place, font, _FONT_SCALE, (_INK,) * 3, 1, cv2.LINE_AA)
+    draw_text(strip, text, (0, _CAPTION_HEIGHT - 5), _FONT_SCALE, (_INK,) * 3)
     return strip

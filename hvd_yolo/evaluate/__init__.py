@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hvd_yolo.comm import Comm, gather_json, log
 from hvd_yolo.comm.batch_norm import freeze, keeping_buffers
 from hvd_yolo.config import EvalConfig
+from hvd_yolo.config.data_options import num_unreadable_allowed
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.inputs import Item
 from hvd_yolo.data.loader import Batch
@@ -68,7 +69,8 @@ def evaluate(
     metrics: COCO's twelve numbers (AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10,
     AR_100, AR_small, AR_medium, AR_large), precision, recall and f1 at the threshold that is best
     over all classes at IoU 0.5, per_class, images and unreadable, and with options.loss val_loss
-    and its terms. Equal on all ranks, whatever their number.
+    and its terms. A number without objects to score against is None. Equal on all ranks, whatever
+    their number.
     """
     started = time.monotonic()
     was_training = model.training
@@ -93,10 +95,11 @@ def evaluate(
     model.train(was_training)
 
     num_unreadable = int(comm.sum(torch.tensor([num_unreadable])))
-    if num_unreadable > min(options.max_unreadable, len(dataset) - 1):
+    allowed = num_unreadable_allowed(options.max_unreadable, len(dataset))
+    if num_unreadable > allowed:
         raise InputError(
             f"{num_unreadable} of {len(dataset)} images to evaluate could not be read, "
-            f"eval.max_unreadable is {options.max_unreadable}; each is named above"
+            f"eval.max_unreadable {options.max_unreadable:g} allows {allowed}; each is named above"
         )
     table = Table(
         image_ids=_gather(comm, np.array(image_ids, dtype=np.float64).reshape(-1, 1))[:, 0],
@@ -112,7 +115,7 @@ def evaluate(
         metrics |= score(table, names, comm, options.scorer, options.max_dets)
     metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
     if options.loss:
-        metrics.update(losses.metrics(comm, len(table.truths)))
+        metrics.update(losses.metrics(comm, int((table.truths[:, 7] == 0).sum())))
     return Evaluation(metrics, table, time.monotonic() - started, turned)
 
 
@@ -190,13 +193,17 @@ class _LossSum:
     def metrics(self, comm: Comm, num_truths: int) -> dict[str, Any]:
         """val_loss and val_losses; a rank without images does not know the terms' names and learns
         them here. NaN where there are objects and no divisor: of a model whose scores have all
-        become 0 no point answers for any object, and its loss of 0 would be the best."""
+        become 0 no point answers for any object, and its loss of 0 would be the best. None where
+        there are no objects, by which losses are divided."""
         parts = gather_json(comm, self.sums)
-        terms = {}
+        terms: dict[str, float] = {}
+        if not num_truths:
+            return {"val_loss": None, "val_losses": terms}
         for name in sorted({name for part in parts for name in part}):
             totals, weights = zip(*(part.get(name, (0.0, 0.0)) for part in parts), strict=True)
-            is_lost = num_truths > 0 and sum(weights) == 0
-            terms[name] = float("nan") if is_lost else sum(totals) / max(sum(weights), 1.0)
+            terms[name] = (
+                float("nan") if sum(weights) == 0 else sum(totals) / max(sum(weights), 1.0)
+            )
         return {"val_loss": sum(terms.values()), "val_losses": terms}
 
 

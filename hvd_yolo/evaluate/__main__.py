@@ -84,7 +84,8 @@ def _print(metrics: dict[str, Any], config: EvaluateConfig) -> None:
         )
     else:
         for name in (*COCO_NUMBERS, "precision", "recall", "f1", "threshold"):
-            print(f"{name:<10} {metrics[name]:.4f}")
+            value = metrics[name]
+            print(f"{name:<10} {'undefined' if value is None else f'{value:.4f}'}")
         for name, numbers in metrics["per_class"].items():
             print(
                 f"class {name}: "

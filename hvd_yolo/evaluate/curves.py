@@ -30,7 +30,7 @@ class Curves(NamedTuple):
     labels: np.ndarray
     precision: np.ndarray
     at_score: dict[str, np.ndarray]
-    best: dict[str, float]
+    best: dict[str, float | None]
 
     @property
     def ap50(self) -> np.ndarray:

@@ -53,8 +53,9 @@ def score(
     AP is their mean.
 
     Every rank gives the same whole table and gets the same numbers. A number without any truth
-    behind it is -1, as in pycocotools; a class without truth has None. max_dets: so many detections
-    of a class of an image count for AR_1, AR_10 and all else.
+    behind it is undefined: None, where pycocotools has -1.
+
+    max_dets: so many detections of a class of an image count for AR_1, AR_10 and all else.
     """
     own = _deal_categories(table, len(names), comm.rank, comm.size)
     precision, recall, scores = score_categories(table, own, scorer, max_dets)
@@ -62,7 +63,8 @@ def score(
     precision, recall, scores = (
         _put_together(comm, part, order) for part in (precision, recall, scores)
     )
-    metrics: dict[str, Any] = dict(zip(COCO_NUMBERS, _summarise(precision, recall), strict=True))
+    stats = [value if value > -1 else None for value in _summarise(precision, recall)]
+    metrics: dict[str, Any] = dict(zip(COCO_NUMBERS, stats, strict=True))
     # IoU 0.5, all areas, the most detections.
     metrics.update(best_operating_point(precision[:, 0, :, 0, -1], scores[:, 0, :, 0, -1]))
     metrics["per_class"] = {
@@ -72,8 +74,9 @@ def score(
     return metrics
 
 
-def best_operating_point(precision: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Precision, recall, F1 and the score threshold at which the mean F1 over classes is highest.
+def best_operating_point(precision: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
+    """Precision, recall, F1 and the score threshold at which the mean F1 over classes is highest;
+    each None where no class has truth.
 
     precision, scores (K, 101): the interpolated precision at recall 0, 0.01, ..., 1 and the score
     that reaches it, as pycocotools accumulates them; a class without truth has -1. Recall is known
@@ -82,6 +85,8 @@ def best_operating_point(precision: np.ndarray, scores: np.ndarray) -> dict[str,
     has_truth = precision[:, 0] > -1
     precision, scores = precision[has_truth], scores[has_truth]
     thresholds = np.unique(scores[scores > 0])
+    if not has_truth.any():
+        return dict.fromkeys(("precision", "recall", "f1", "threshold"))
     if not len(thresholds):
         return {"precision": 0.0, "recall": 0.0, "f1": 0.0, "threshold": 0.0}
     p, r, f1 = at_thresholds(precision, scores, thresholds)

@@ -71,6 +71,7 @@ class Report:
         self._is_first_line = True
         self._data_remedy = data_remedy
         self._comm_remedy = _COMM_REMEDY
+        self._has_told_undefined = False
         if not is_main:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -159,6 +160,17 @@ class Report:
             line = {"kind": "eval", "epoch": epoch, "step": step, **found.metrics}
             self._write({**line, "seconds": found.seconds, "time": time.time()})
             self._console.evaluation(line, found.seconds)
+            self._tell_undefined(line)
+
+    def _tell_undefined(self, line: dict[str, Any]) -> None:
+        """Once: that no evaluation can be the best by a number that has no objects behind it."""
+        metric = self._run.options.get("eval.metric", "AP")
+        if line.get(metric, 0.0) is None and not self._has_told_undefined:
+            self._has_told_undefined = True
+            self.say(
+                f"eval.metric {metric} is undefined: the val split has no objects for it, so no "
+                "best.pt is chosen and training is not stopped early"
+            )
 
     def event(self, step: int, event: str, reason: str) -> None:
         """What happened to the run after so many updates, in metrics.jsonl until it goes on."""

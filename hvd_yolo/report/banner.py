@@ -8,6 +8,7 @@ from hvd_yolo.comm import Comm, launch
 from hvd_yolo.comm.traffic import update_bytes
 from hvd_yolo.config import Config
 from hvd_yolo.data.dataset import Dataset
+from hvd_yolo.data.usable import has_objects
 from hvd_yolo.pace import Pace
 from hvd_yolo.state import TrainState
 
@@ -41,7 +42,7 @@ def banner(
         f"{', ' + settings if settings else ''}\n"
         f"{_wire(config, comm, state)}"
         f"loader: {num_workers or 'no'} worker processes a rank, cache {loader.cache}{staged}\n"
-        f"{pace.banner()}\n{went_on}"
+        f"{pace.banner()}\n{_nothing_to_score(val_set)}{went_on}"
     ).rstrip()
 
 
@@ -50,6 +51,17 @@ def _value_range(value_range: float) -> str:
     if not value_range:
         return ""
     return f"value range: 0 to {value_range:.10g} in all images of more than 8 bits per sample\n"
+
+
+def _nothing_to_score(val_set: Dataset | None) -> str:
+    """The banner's line on a validation split without objects, empty for another."""
+    if val_set is None or has_objects(val_set):
+        return ""
+    return (
+        f"warning: the val split has no object on any of its {len(val_set)} images: there is "
+        "nothing to score against, AP is undefined, and no evaluation is the best: there will be "
+        "no best.pt, and training is not stopped early\n"
+    )
 
 
 def _wire(config: Config, comm: Comm, state: TrainState) -> str:

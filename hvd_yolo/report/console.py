@@ -50,14 +50,16 @@ class Console:
 
     def evaluation(self, line: dict[str, Any], seconds: float) -> None:
         """An eval line of metrics.jsonl in one short line."""
-        loss = f"  val loss {line['val_loss']:.3f}" if "val_loss" in line else ""
-        self.say(
-            f"epoch {line['epoch']:.2f}  AP {line['AP']:.4f}  AP50 {line['AP50']:.4f}  AP75 "
-            f"{line['AP75']:.4f}  "
-            f"precision {line['precision']:.3f}  recall {line['recall']:.3f} (at score "
-            f"{line['threshold']:.3f})"
-            f"{loss}  in {seconds:.1f} s"
-        )
+        loss = f"  val loss {line['val_loss']:.3f}" if line.get("val_loss") is not None else ""
+        if line["AP"] is None:
+            scores = "AP undefined: no objects to score against"
+        else:
+            scores = (
+                f"AP {line['AP']:.4f}  AP50 {line['AP50']:.4f}  AP75 {line['AP75']:.4f}  "
+                f"precision {line['precision']:.3f}  recall {line['recall']:.3f} (at score "
+                f"{line['threshold']:.3f})"
+            )
+        self.say(f"epoch {line['epoch']:.2f}  {scores}{loss}  in {seconds:.1f} s")
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

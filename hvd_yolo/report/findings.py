@@ -46,9 +46,15 @@ def loss_gap(run: Run) -> str:
 def ap_trend(run: Run) -> str:
     """When AP was best, and whether it was still rising."""
     best = run.best()
-    if best is None:
+    metric = run.config.eval.metric
+    if not run.evals:
         return "No evaluation has been made yet."
-    ap, last, metric = number(best["AP"]), run.evals[-1], run.config.eval.metric
+    if best is None:
+        return (
+            f"{metric} is undefined in every evaluation: there are no objects to score against, or "
+            "it was never a finite number. So no evaluation is the best."
+        )
+    ap, last = number(best["AP"]), run.evals[-1]
     by = "" if metric == "AP" else f", where {metric} is best with {number(best[metric]):.4f}"
     text = f"{'AP' if by else 'Best AP'} {ap:.4f} at epoch {best['epoch']:g}{by}"
     behind = ap - number(last["AP"])

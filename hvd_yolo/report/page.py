@@ -164,7 +164,10 @@ def _data_set(run: Run, judged: _Judged) -> tuple[labels.Labels | None, list[Gal
                 "Training pictures are left out: with order.rect every image would have to be read."
             )
         else:
-            galleries += pictures.training_updates(run.config, tables.num_ranks(run), train_set)
+            shown = pictures.training_updates(run.config, tables.num_ranks(run), train_set)
+            galleries += shown
+            if not shown:
+                missing.append("None of the images of the first updates can be read.")
     except InputError as error:
         missing.append(f"Training pictures are left out: {error}.")
     if judged.curves is not None:

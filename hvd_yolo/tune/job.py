@@ -127,8 +127,8 @@ class Job:
         if metric not in numbers:
             known = [k for k, v in numbers.items() if not isinstance(v, str) and k not in _PLACES]
             raise InputError(
-                f"--metric {metric}: an evaluation of trial {trial.number} has none; it has "
-                f"{', '.join(known)}"
+                f"--metric {metric}: an evaluation of trial {trial.number} has none, or it is "
+                f"undefined for lack of objects in the val split; it has {', '.join(known)}"
             )
         value, epoch = float(numbers[metric]), math.ceil(message["epoch"])
         if self._search.report(trial.number, epoch, value):

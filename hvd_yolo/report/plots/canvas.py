@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from hvd_yolo.data import fonts
 from hvd_yolo.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,10 +60,38 @@ def new_figure(width: float = WIDTH, height: float = 3.2) -> "Figure":
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a file."""
+    """The figure as a file, with fonts for the scripts of its texts."""
+    _use_fonts(figure)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=_DPI)
     return out.getvalue()
+
+
+def _use_fonts(figure: "Figure") -> None:
+    """Gives texts that are not ASCII the fonts that have their characters, beside the usual one."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter
+
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            # Labels of ticks get their texts when they are drawn.
+            formatter = axis.get_major_formatter()
+            texts += formatter.seq if isinstance(formatter, FixedFormatter) else []
+    families: dict[str, None] = {}
+    for text in texts:
+        for file, _ in [] if text.isascii() else fonts.fonts_for(text):
+            if file is not None:
+                font_manager.fontManager.addfont(str(file))
+                families[font_manager.get_font(str(file)).family_name] = None
+        fonts.tell_missing("" if text.isascii() else text)
+    if families:
+        usual = ["DejaVu Sans", *families]
+        for text in figure.findobj(Text):
+            text.set_fontfamily(usual)
+        for axes in figure.axes:
+            axes.tick_params(labelfontfamily=usual)
 
 
 def dress(axes: "Axes", xlabel: str = "", ylabel: str = "") -> None:

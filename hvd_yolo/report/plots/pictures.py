@@ -65,6 +65,9 @@ def training_updates(config: Config, size: int, train_set: Dataset) -> list[Gall
             _draw_classes(scaled, item.boxes * scale, item.labels, train_set.names)
             seen |= set(item.labels.tolist())
             photos.append(Photo(scaled, f"{len(item.boxes)} objects"))
+        if not photos:
+            # None of its images could be read.
+            continue
         shown = f"the first {len(photos)} of " if len(photos) < global_batch else ""
         galleries.append(
             Gallery(

@@ -63,7 +63,8 @@ def loss_terms(runs: Sequence[Run]) -> Plot | None:
     terms = list(
         dict.fromkeys(t for run in runs for line in run.train for t in line.get("losses", {}))
     )
-    if len(terms) < 2:
+    values = [column(run.train, "losses", term) for run in runs for term in terms]
+    if len(terms) < 2 or not any(np.isfinite(own).any() for own in values):
         return None
     figure = new_figure(height=7.1)
     panels = figure.subplots(len(terms), 1, sharex=True, squeeze=False)[:, 0]
