@@ -69,8 +69,8 @@ def test_each_frame_of_a_video_is_the_next_one(weights, place):
         f"{stem}_{number:06}.jpg" for number in range(1, len(expected) + 1)
     ]
     assert [shown_number(cv2.imread(str(file))) for file in images] == expected
-    assert re.search(rf"\b{len(expected)} (images|frames)", done.text), done.text
     if name == "cut.avi":
+        assert f"{FRAMES} images" not in done.text
         # Not what OpenCV prints of its own, nor the last line.
         lines = [line for line in done.text.splitlines() if re.search(r"cut(\.avi|_\d)", line)]
         ends = [line for line in lines if not re.search(r"\d+ detections", line)]

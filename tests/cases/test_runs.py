@@ -15,6 +15,7 @@ BEFORE = r"\bRBC\W+WBC\W+Platelets\b"
         ("names_permuted", r"\bWBC\W+RBC\W+Platelets\b"),
         ("names_added", r"\bRBC\W+WBC\W+Platelets\W+Other\b"),
     ],
+    ids=["names_permuted", "names_added"],
 )
 def test_other_class_names_are_refused(cases, name, after):
     begin, _, resume = cases.run(name)
