@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from tests.data.small_files import with_exif
+from tests.data.small_files import encode, with_exif
 
 NAMES = ("red cell", "white-cell", "Platelet")
 
@@ -78,26 +78,26 @@ class Picture:
         if self.objects:
             x1, y1, x2, y2 = (round(side) for side in self.objects[0].box)
             pixels[y1:y2, x1:x2] = 255
-        options = [cv2.IMWRITE_JPEG_QUALITY, 95]
-        form = ".jpg" if self.suffix.lower() in (".jpg", ".jpeg", ".jfif") else self.suffix
-        data = cv2.imencode(form, pixels.astype(np.uint8), options)[1].tobytes()
-        return with_exif(data, self.orientation) if self.orientation > 1 else data
+        if self.suffix == ".png":
+            return encode(".png", pixels.astype(np.uint8))
+        jpeg = encode(".jpg", pixels.astype(np.uint8), cv2.IMWRITE_JPEG_QUALITY, 95)
+        return with_exif(jpeg, self.orientation) if self.orientation > 1 else jpeg
 
 
-def draw_pictures(rng, count, orientations=tuple(range(1, 9)), crowds=False):
-    """Some images with objects; the sides of an image differ, and the first object of each has
-    corners of whole pixels and is 8 pixels wide and high or more."""
+def draw_pictures(rng, count, num_objects=0, crowds=False):
+    """Some images with `num_objects` objects each, or 1 to 5; the sides of an image differ, and the
+    first object of each has corners of whole pixels and is 8 pixels wide and high or more."""
     pictures = []
     for number in range(count):
         width, height = rng.choice(np.arange(24, 57), 2, replace=False).tolist()
         suffix = str(rng.choice([".jpg", ".JPG", ".jpeg", ".png"]))
-        orientation = int(rng.choice(orientations)) if suffix != ".png" else 1
+        orientation = int(rng.integers(1, 9)) if suffix != ".png" else 1
         stem = f"{rng.choice(['im', 'Bild 7', 'a.b', '0'])}_{number}"
         picture = Picture(stem, suffix, width, height, orientation)
         x, y = int(rng.integers(0, width - 12)), int(rng.integers(0, height - 12))
         sides = (int(rng.integers(8, width - x + 1)), int(rng.integers(8, height - y + 1)))
         boxes = [(x, y, x + sides[0], y + sides[1])]
-        for _ in range(rng.integers(1, 5)):
+        while len(boxes) < (num_objects or rng.integers(1, 6)):
             xs, ys = (np.sort(rng.uniform(0, side, 2)) for side in (width, height))
             if min(np.diff(xs)[0], np.diff(ys)[0]) > 0.5:
                 boxes.append((xs[0], ys[0], xs[1], ys[1]))
