@@ -10,7 +10,6 @@ from tests.cases.running import (
     assert_reads,
     assert_refused,
     assert_same_boxes,
-    assert_says,
     boxes_of,
 )
 from tests.cases.test_coco import assert_deals_all
