@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from hvd_yolo.data.decoding import UnreadableImage, decode_deep
-from hvd_yolo.data.headers import samples
+from hvd_yolo.data.headers import pixel_format
 from hvd_yolo.data.problems import NUM_EXAMPLES, Problem
 from hvd_yolo.errors import InputError
 
@@ -68,7 +68,6 @@ def find_deep(files: Sequence[str], storage: FileBytes, share: slice = slice(Non
     candidates = [
         index for index, file in enumerate(names) if file.lower().endswith(DEEP_SUFFIXES)
     ][share]
-
     if not candidates:
         return []
     # A piece per task: handing over each file by itself would take longer than reading its head.
@@ -80,7 +79,7 @@ def find_deep(files: Sequence[str], storage: FileBytes, share: slice = slice(Non
 
 def _is_deep(storage: FileBytes, index: int) -> bool:
     try:
-        return samples(partial(storage.part, index)).is_deep
+        return pixel_format(partial(storage.part, index)).is_deep
     except UnreadableImage:
         return False
 
