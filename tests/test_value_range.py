@@ -9,13 +9,15 @@ import pytest
 
 from hvd_yolo import checkpoint
 from hvd_yolo.comm.single import SingleComm
-from hvd_yolo.config import AugmentConfig, from_yaml
+from hvd_yolo.config import AugmentConfig, EvalConfig, FuseConfig, from_yaml
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.data.order import Dealing, Order
 from hvd_yolo.data.sources import Sources
+from hvd_yolo.errors import InputError
 from hvd_yolo.value_range import range_as_trained, share_value_range
+from hvd_yolo.weights.trained import open_ensemble
 from tests.conftest import needs_mpi, run_job, train
 from tests.data.small_files import deep, encode, make_deep, picture, with_white
 
@@ -104,6 +106,14 @@ def test_a_resumed_run_keeps_its_range_and_refuses_another(twins, tmp_path):
     done = run_job(1, [*again, "--loader.value_range", "1023"])
     assert done.returncode == 2
     assert "loader.value_range is 1023.0" in done.stderr
+    # Nor do two detectors look at one image that saw it differently.
+    last, other = run / "checkpoints" / "last.pt", tmp_path / "other.pt"
+    content = checkpoint.load(last)
+    other_config = content["config"].replace("value_range: 4095.0", "value_range: 1023.0")
+    checkpoint.save(other, {**content, "config": other_config})
+    limits = EvalConfig()
+    with pytest.raises(InputError, match="value_range 1023 and 4095"):
+        open_ensemble(f"{last},{other}", FuseConfig(), limits)
 
 
 @pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=needs_mpi)])

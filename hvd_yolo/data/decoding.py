@@ -12,13 +12,13 @@ import numpy as np
 import simplejpeg
 
 from hvd_yolo.data.headers import (
-    Samples,
+    PixelFormat,
     claimed_size,
     jpeg_frame,
     jpeg_orientation,
     other_format,
     other_orientation,
-    samples,
+    pixel_format,
 )
 from hvd_yolo.letterbox import cut_to
 
@@ -154,18 +154,19 @@ def open_image(encoded: np.ndarray, file: str, size: int, value_range: float = 0
 
 def is_deep(encoded: np.ndarray) -> bool:
     """Whether the bytes (n) of an image file are a PNG or TIFF whose samples 8 bits do not hold."""
-    return samples_of(encoded).is_deep
+    return pixel_format_of(encoded).is_deep
 
 
-def samples_of(encoded: np.ndarray) -> Samples:
-    """What the head of an image file, whose bytes (n) are given, says of its samples."""
-    return samples(lambda start, length: encoded[start : start + length].tobytes())
+def pixel_format_of(encoded: np.ndarray) -> PixelFormat:
+    """The pixel format of an image file, whose bytes (n) are given."""
+    return pixel_format(lambda start, length: encoded[start : start + length].tobytes())
 
 
 def decode_deep(encoded: np.ndarray, file: str) -> np.ndarray:
     """The values (H, W) or (H, W, 3) BGR of an image of more than 8 bits per sample, as they are in
     its file, of any numeric type; raises UnreadableImage."""
-    held = samples_of(encoded)
+    _checked_size(encoded, file)
+    held = pixel_format_of(encoded)
     pixels = None
     if held.photometric in _PLAIN_COLORS:
         # A grey image of 32 bits is only decoded as grey.
@@ -196,7 +197,7 @@ def to_8_bits(pixels: np.ndarray, value_range: float, is_inverted: bool = False)
 
 
 def _decode_any(encoded: np.ndarray, file: str, value_range: float) -> np.ndarray:
-    held = samples_of(encoded)
+    held = pixel_format_of(encoded)
     if not held.is_deep:
         return _decode(encoded, file)
     if not value_range:

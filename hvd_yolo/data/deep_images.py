@@ -8,12 +8,13 @@ holds its largest value.
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from hvd_yolo.data.decoding import UnreadableImage, decode_deep
-from hvd_yolo.data.headers import samples
+from hvd_yolo.data.headers import pixel_format
 from hvd_yolo.data.problems import NUM_EXAMPLES, Problem
 from hvd_yolo.errors import InputError
 
@@ -67,19 +68,20 @@ def find_deep(files: Sequence[str], storage: FileBytes, share: slice = slice(Non
     candidates = [
         index for index, file in enumerate(names) if file.lower().endswith(DEEP_SUFFIXES)
     ][share]
-
-    def look(index: int) -> bool:
-        """Whether it is deep."""
-        try:
-            return samples(lambda start, length: storage.part(index, start, length)).is_deep
-        except UnreadableImage:
-            return False
-
     if not candidates:
         return []
+    # A piece per task: handing over each file by itself would take longer than reading its head.
+    pieces = [candidates[start : start + 256] for start in range(0, len(candidates), 256)]
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        looks = pool.map(look, candidates, chunksize=64)
-        return [index for index, is_deep in zip(candidates, looks, strict=True) if is_deep]
+        looks = pool.map(lambda piece: [i for i in piece if _is_deep(storage, i)], pieces)
+        return [index for piece in looks for index in piece]
+
+
+def _is_deep(storage: FileBytes, index: int) -> bool:
+    try:
+        return pixel_format(partial(storage.part, index)).is_deep
+    except UnreadableImage:
+        return False
 
 
 def extents(

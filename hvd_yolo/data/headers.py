@@ -1,5 +1,5 @@
 """What the head of an image file says, before anything is decoded: its size, which side is up, and
-the samples it holds."""
+its pixel format."""
 
 import re
 import struct
@@ -40,7 +40,7 @@ _EXIF_ORIENTATION = 0x0112
 Read = Callable[[int, int], bytes]
 
 
-class Samples(NamedTuple):
+class PixelFormat(NamedTuple):
     """What a PNG or TIFF holds per pixel and channel.
 
     kind: 1 unsigned, 2 signed, 3 floating-point, others as TIFF's SampleFormat has them;
@@ -57,22 +57,22 @@ class Samples(NamedTuple):
         return self.bits > 8 or self.kind != 1
 
 
-def samples(read: Read) -> Samples:
-    """The samples of a file of which no more is read than needed; 8 bits for any other format, and
-    where the head is cut short."""
+def pixel_format(read: Read) -> PixelFormat:
+    """The pixel format of a PNG or TIFF file, of which no more is read than needed; 8 bits for any
+    other format, and where the head is cut short."""
     head = read(0, 26)
     if head[:4] == b"\x89PNG" and len(head) == 26:
-        return Samples(bits=head[24])
+        return PixelFormat(bits=head[24])
     order = _TIFF_ORDERS.get(head[:4])
     if order is None:
-        return Samples()
+        return PixelFormat()
     try:
-        return _tiff_samples(read, order, *struct.unpack_from(f"{order}I", head, 4))
+        return _tiff_pixel_format(read, order, *struct.unpack_from(f"{order}I", head, 4))
     except struct.error:
-        return Samples()
+        return PixelFormat()
 
 
-def _tiff_samples(read: Read, order: str, start: int) -> Samples:
+def _tiff_pixel_format(read: Read, order: str, start: int) -> PixelFormat:
     (count,) = struct.unpack(f"{order}H", read(start, 2))
     # Without the tag an image has one bit per sample (TIFF 6.0, section 3).
     values = {_TIFF_BITS: 1, _TIFF_SAMPLE_FORMAT: 1, _TIFF_PHOTOMETRIC: 1}
@@ -86,7 +86,9 @@ def _tiff_samples(read: Read, order: str, start: int) -> Samples:
             is_inline = number * length <= len(inline)
             value = inline if is_inline else read(*struct.unpack(f"{order}I", inline), length)
             (values[tag],) = struct.unpack_from(integer, value)
-    return Samples(*(values[tag] for tag in (_TIFF_BITS, _TIFF_SAMPLE_FORMAT, _TIFF_PHOTOMETRIC)))
+    return PixelFormat(
+        *(values[tag] for tag in (_TIFF_BITS, _TIFF_SAMPLE_FORMAT, _TIFF_PHOTOMETRIC))
+    )
 
 
 def claimed_size(data: memoryview) -> tuple[int, int]:

@@ -8,11 +8,20 @@ import cv2
 import numpy as np
 import pytest
 
+from hvd_yolo.data import open_dataset
 from hvd_yolo.data.dataset import WHOLE
 from hvd_yolo.data.decoding import UnreadableImage, open_image, read_file
 from hvd_yolo.data.source_files import find_files
 from hvd_yolo.data.sources import Sources
-from tests.data.small_files import claiming, cmyk_jpeg, encode, picture, png, with_exif
+from tests.data.small_files import (
+    claiming,
+    cmyk_jpeg,
+    encode,
+    make_yolo,
+    picture,
+    png,
+    with_exif,
+)
 
 PROGRESSIVE = (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 
@@ -142,9 +151,8 @@ def test_the_first_picture_of_a_multi_picture_jpeg_counts(suffix, tmp_path):
     first, second = (encode(".jpg", picture(width)) for width in (64, 48))
     # CIPA DC-007: an index of both in APP2, then one whole JPEG behind the other.
     index = b"\xff\xe2" + struct.pack(">H", 10) + b"MPF\0MM\0*"
-    file = tmp_path / f"im{suffix}"
-    file.write_bytes(first[:2] + index + first[2:] + second)
-    assert np.array_equal(open_image(read_file(str(file)), "im", WHOLE).pixels(), decoded(first))
+    data = make_yolo(tmp_path, first[:2] + index + first[2:] + second, name=f"im{suffix}")
+    assert np.array_equal(open_dataset(str(data), "train").image(0), decoded(first))
 
 
 def test_the_first_frame_of_an_animation_counts():

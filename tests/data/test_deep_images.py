@@ -16,7 +16,7 @@ from hvd_yolo.data.decoding import decode_deep, to_8_bits
 from hvd_yolo.data.deep_images import Extent, choose_range, find_deep, range_of, range_problems
 from hvd_yolo.data.image_files import LooseFiles
 from hvd_yolo.errors import InputError
-from tests.data.small_files import deep, encode, make_deep, picture, tiff, with_white
+from tests.data.small_files import deep, encode, make_deep, picture, png, tiff, with_white
 
 PICTURE = with_white(picture())
 GREY = np.ascontiguousarray(PICTURE[..., 0])
@@ -167,6 +167,15 @@ def test_a_deep_image_under_the_name_of_a_jpeg_is_named_and_not_black(tmp_path):
     content = encode(".png", deep(PICTURE, 12))
     dataset = open_dataset(make_deep(tmp_path, [content], bytes, ".jpg"), "train")
     with pytest.raises(UnreadableImage, match=r"0\.jpg: 16 bits per sample"):
+        dataset.image(0)
+
+
+@pytest.mark.parametrize("side", [0, 50_000])
+def test_an_image_that_claims_too_much_is_not_decoded_to_find_its_range(side, tmp_path):
+    content = png(side, side, bytes(100), depth=16)
+    dataset = open_dataset(make_deep(tmp_path, [content], bytes), "train")
+    assert dataset.settled_range() == 0
+    with pytest.raises(UnreadableImage, match=r"0\.png: claims"):
         dataset.image(0)
 
 
