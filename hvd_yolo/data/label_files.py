@@ -21,6 +21,7 @@ class LabelFiles:
         self._folders: dict[str, str] = {}
         self._used: dict[str, set[str]] = {}
         self._listed: list[str] = []
+        self._is_whole = False
 
     def of(self, image: str) -> tuple[str, bool]:
         """The label file that an image has or should have, and whether it is there."""
@@ -42,12 +43,15 @@ class LabelFiles:
     def list_below(self, folder: str) -> None:
         """Lists the labels of a folder of images, and of all below it, at once."""
         labels = self.folder_of(folder)
+        self._is_whole = True
         if labels != folder:
             self._listed += self._names.below(labels)
 
     def strays(self) -> list[str]:
-        """Label files in the folders that are known that no image has, sorted. To be asked when all
-        images are known."""
+        """Label files that no image has, sorted; to be asked when all images are known. None
+        without list_below(): then other images, of which nothing is known, may have them."""
+        if not self._is_whole:
+            return []
         return sorted(
             f"{place}/{name}"
             for place in {*self._listed, *self._used}
@@ -71,11 +75,12 @@ def expected_file(image: str) -> str:
 
 
 def _twins(folder: str) -> list[str]:
-    """The folder with its last `images`, in any case, replaced by `labels`."""
+    """The folder with its last `images`, in any case, or Darknet's `JPEGImages`, replaced by
+    `labels`."""
     parts = folder.split("/")
     for i in range(len(parts) - 1, -1, -1):
-        if parts[i].lower() == "images":
-            same_case = {"images": "labels", "IMAGES": "LABELS"}.get(parts[i], "Labels")
+        if parts[i].lower() in ("images", "jpegimages"):
+            same_case = {"Images": "Labels", "IMAGES": "LABELS"}.get(parts[i], "labels")
             names = dict.fromkeys((same_case, "labels", "Labels", "LABELS"))
             return ["/".join([*parts[:i], name, *parts[i + 1 :]]) for name in names]
     return []

@@ -1,7 +1,7 @@
 """YOLO text labels in the folders that an Ultralytics data.yaml describes, or a Darknet .data file.
 
 data.yaml: `path` (relative to the file), `train`, `val`, `test` (a folder, a .txt list of images,
-or a list of these) and `names` (class_names.py). An image under .../images/... has its labels under
+or a list of these) and `names` (yaml_names.py). An image under .../images/... has its labels under
 .../labels/..., or else beside it, in a .txt of the same stem (label_rows.py). An image without such
 a file is background.
 
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from hvd_yolo.data.class_names import class_names
 from hvd_yolo.data.data_yaml import (
     Content,
     keypoint_shape,
@@ -31,6 +30,7 @@ from hvd_yolo.data.label_files import LabelFiles, expected_file, is_label_name
 from hvd_yolo.data.label_rows import LabelRows
 from hvd_yolo.data.problems import ProblemLog
 from hvd_yolo.data.text_files import read_text
+from hvd_yolo.data.yaml_names import class_names
 from hvd_yolo.errors import SplitNotThere
 
 logger = logging.getLogger(__name__)
