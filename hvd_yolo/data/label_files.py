@@ -14,12 +14,17 @@ _NO_LABELS = {
 
 
 class LabelFiles:
-    """Finds the label files of a split. Every folder is listed once."""
+    """Finds the label files of a split. Every folder is listed once.
+
+    sharing: the images whose label file another image had before.
+    """
 
     def __init__(self) -> None:
+        self.sharing: list[str] = []
         self._names = FolderNames()
         self._folders: dict[str, str] = {}
-        self._used: dict[str, set[str]] = {}
+        # By folder, the label files with their images.
+        self._used: dict[str, dict[str, str]] = {}
         self._listed: list[str] = []
         self._is_whole = False
 
@@ -28,8 +33,10 @@ class LabelFiles:
         folder, _, name = image.rpartition("/")
         labels = self.folder_of(folder)
         label = f"{os.path.splitext(name)[0]}.txt"
-        self._used.setdefault(labels, set()).add(label)
-        return (f"{labels}/{label}" if labels else label), label in self._names.of(labels)
+        is_there = label in self._names.of(labels)
+        if self._used.setdefault(labels, {}).setdefault(label, image) != image and is_there:
+            self.sharing.append(image)
+        return (f"{labels}/{label}" if labels else label), is_there
 
     def folder_of(self, folder: str) -> str:
         """The folder with the labels of a folder of images: the last `images` of the path replaced
@@ -55,7 +62,7 @@ class LabelFiles:
         return sorted(
             f"{place}/{name}"
             for place in {*self._listed, *self._used}
-            for name in self._names.of(place) - self._used.get(place, set())
+            for name in self._names.of(place) - self._used.get(place, {}).keys()
             if is_label_name(name)
         )
 

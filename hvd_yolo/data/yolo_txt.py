@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from hvd_yolo.data.darknet import is_data_file
 from hvd_yolo.data.data_yaml import (
     Content,
     keypoint_shape,
@@ -67,6 +68,8 @@ def open_split(file: Path, content: Content, split: str) -> ImageFiles:
         else:
             unlabelled.append(image)
     labeled.finish()
+    for image in labels.sharing:
+        rows.problems.add("images that share the label file of another, by their stem", image)
     for stray in labels.strays():
         rows.problems.add("label files without an image that is read, left out", stray)
     if images and len(unlabelled) == len(images):
@@ -111,7 +114,10 @@ def _location(file: Path, root: Path, split: str, source: str, problems: Problem
     beside train/."""
     own = root / source.replace("\\", "/").removeprefix("../")
     if own == root / source or not os.path.exists(own):
-        return locate_source(file, root, split, source)
+        # Darknet counts from the working directory, a YAML file never does: another data set may
+        # lie there.
+        folders = [root, Path()] if is_data_file(file) else [root]
+        return locate_source(file, folders, split, source)
     other = root / source
     if os.path.exists(other) and not os.path.samefile(own, other):
         problems.add(

@@ -208,7 +208,7 @@ def test_what_would_be_overwritten_or_confused_is_refused(tmp_path):
     assert "not empty" in told
     assert "output is missing" in refusal("convert", "--data", file)
     coco = ("--to", "coco", "--output", tmp_path / "out")
-    assert "two classes are named a" in refusal("convert", "--data", file, *coco)
+    assert "names[1] is names[0] again, a" in refusal("convert", "--data", file, *coco)
     assert not (tmp_path / "out").exists()
 
 

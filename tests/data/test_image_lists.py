@@ -139,3 +139,26 @@ def test_darknet_exports_are_read_by_their_data_file(tmp_path, first):
         with pytest.raises(InputError) as caught:
             open_dataset(str(tmp_path / "obj.data"), "train")
         assert expected in str(caught.value)
+
+
+def test_a_list_that_counts_from_two_folders_is_told(tmp_path, monkeypatch):
+    """The second image is of another data set, which lies in the working directory."""
+    make(tmp_path / "other", [])
+    monkeypatch.chdir(tmp_path / "other")
+    file = make(tmp_path / "set", ["images/train/one.png", "images/train/two.png"])
+    assert not open_dataset(str(file), "train").problems
+    (tmp_path / "set" / "images" / "train" / "two.png").unlink()
+    ((what, (severity, (told,))),) = problems(open_dataset(str(file), "train")).items()
+    assert "more than one folder" in what
+    assert severity == "warning"
+    assert f"{tmp_path}/other ({tmp_path}/set/train.txt:2)" in told
+
+
+def test_folders_of_a_yaml_do_not_count_from_the_working_directory(tmp_path, monkeypatch):
+    make(tmp_path / "other", [])
+    monkeypatch.chdir(tmp_path / "other")
+    file = make(tmp_path / "set", [])
+    file.write_text(f"train: images/val\nval: images/train\n{NAMES}")
+    (tmp_path / "other/images/train").rename(tmp_path / "other/images/val")
+    with pytest.raises(InputError, match=r"train is images/val, but .*set/images/val does not"):
+        open_dataset(str(file), "train")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hvd_yolo.data import open_dataset
+from hvd_yolo.data.__main__ import main
 from hvd_yolo.errors import InputError
 from tests.data.small_files import make_yolo
 from tests.data.test_shards import make_shards
@@ -166,3 +167,11 @@ def test_a_little_outside_is_clipped_and_counted(tmp_path, excess, caplog):
     assert ((dataset.boxes >= 0) & (dataset.boxes <= 1)).all()
     clipped = problems(dataset).get("boxes partly outside the image, clipped", 0)
     assert clipped == (0 if excess < 1e-6 else 2)
+
+
+def test_converting_says_that_keypoints_are_left_out(tmp_path, capsys):
+    read(tmp_path / "from", "0 0.5 0.5 0.2 0.2 0.4 0.4", "kpt_shape: [1, 2]\n")
+    source, target = str(tmp_path / "from" / "data.yaml"), str(tmp_path / "to")
+    main(["convert", "--data", source, "--to", "yolo", "--output", target])
+    assert "not held by yolo: keypoints of objects, left out: 1" in capsys.readouterr().out
+    assert open_dataset(f"{target}/data.yaml", "train").keypoints is None

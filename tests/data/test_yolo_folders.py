@@ -150,3 +150,11 @@ def test_a_data_set_without_splits_is_refused_by_its_train_split(tmp_path):
     put(file, "names: [a]\n")
     with pytest.raises(InputError, match="no train split"):
         find_splits(str(file))
+
+
+def test_images_that_share_a_label_file_are_told(tmp_path):
+    file = make(tmp_path)
+    put(tmp_path / "images" / "train" / "one.jpg", encode(".jpg", picture()))
+    ((what, (told,)),) = problems(open_dataset(str(file), "train")).items()
+    assert "share the label file" in what
+    assert told == str(tmp_path / "images" / "train" / "one.png")
