@@ -113,8 +113,8 @@ class Config:
             safetensors; classes may differ, layers that fit are taken.
         teacher: checkpoint of ours that the model learns from as well (distillation); its classes
             and strides must be the same, its family may differ.
-        data: shapes (drawn, needs no files), a data.yaml (of Ultralytics, or of tar shards), a COCO
-            folder or a Pascal VOC folder.
+        data: shapes (drawn, needs no files), a data.yaml (of Ultralytics, or of tar shards),
+            Darknet's obj.data, a COCO folder or a Pascal VOC folder.
         imgsz: side of the square model input, pixels.
         epochs: passes over the training images.
         batch_size: images a rank handles at once; -1: as many as fit into the memory, found at the

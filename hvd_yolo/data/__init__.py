@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hvd_yolo.data import coco, labelme, shards, voc, yolo_txt
-from hvd_yolo.data.class_names import class_names, refuse_equal_names
 from hvd_yolo.data.darknet import is_data_file, read_data_file
 from hvd_yolo.data.data_yaml import read_yaml, root_folder, short
 from hvd_yolo.data.dataset import Annotations, Dataset, Sample
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.shapes import Shapes
 from hvd_yolo.data.text_files import read_text
+from hvd_yolo.data.yaml_names import class_names, refuse_equal_names
 from hvd_yolo.errors import InputError, MissingSplit, SplitNotThere
 
 __all__ = [

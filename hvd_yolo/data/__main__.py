@@ -208,7 +208,7 @@ def _write(config: ConvertConfig | SplitConfig, comm: Comm, entries: list[Entry]
     with agree(comm):
         for index in cli.progress(_own(len(parts), comm), "writing"):
             lost += writing.write_part(parts[index], folder, config.to, config.images)
-    lost = sum(map(Counter, gather_json(comm, lost)), Counter())
+    lost = sum(map(Counter, gather_json(comm, lost)), writing.keypoints_lost(entries))
     with agree(comm):
         if comm.is_main:
             renumbered = writing.write_index(parts, folder, config.to)

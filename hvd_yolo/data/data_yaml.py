@@ -4,6 +4,7 @@ YAML 1.1 turns yes, no, on, 010, 1e3, 1:30 and dates into other values, and a cl
 these names. So no scalar is resolved: what must be a number is read as one where it is used.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,14 @@ def split_sources(file: Path, content: Content, split: str, expected: str) -> li
     return [text_of(file, split, entry) for entry in entries]
 
 
-def locate_source(file: Path, root: Path, split: str, source: str) -> Path:
-    """The folder or file that `source` of a split is; raises SplitNotThere."""
-    found = locate(source, [root, file.parent, Path()])
+def locate_source(file: Path, folders: Sequence[Path], split: str, source: str) -> Path:
+    """The folder or file that `source` of a split is, counted from one of `folders`; raises
+    SplitNotThere."""
+    found = locate(source, folders)
     if found is None:
-        raise SplitNotThere(f"data {file}: {split} is {source}, but {root / source} does not exist")
+        raise SplitNotThere(
+            f"data {file}: {split} is {source}, but {folders[0] / source} does not exist"
+        )
     return found
 
 

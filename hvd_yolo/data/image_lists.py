@@ -8,6 +8,7 @@ folder that they count from.
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from hvd_yolo.data.folder_names import FolderNames
 from hvd_yolo.data.image_folders import is_image_name
@@ -15,8 +16,14 @@ from hvd_yolo.data.problems import ProblemLog
 from hvd_yolo.data.text_files import LONGEST_PATH, inside, is_inside, read_text, spellings
 from hvd_yolo.errors import SplitNotThere
 
-# Folders that a path may count from, with the folder that it must not leave.
-_Places = list[tuple[str, Path]]
+
+class _Place(NamedTuple):
+    """A folder that a path may count from, the same as an absolute path, and the folder that the
+    path must not leave."""
+
+    folder: str
+    absolute: str
+    limit: Path
 
 
 def read_image_list(file: Path, root: Path, problems: ProblemLog) -> list[str]:
@@ -28,13 +35,14 @@ def read_image_list(file: Path, root: Path, problems: ProblemLog) -> list[str]:
     places = _places(file, root)
     names = FolderNames()
     images: list[str] = []
+    sources: dict[str, str] = {}
     missing = ""
     for number, line in enumerate(read_text(file).splitlines(), 1):
         name = line.strip()
         if not name:
             continue
         where = f"{file}:{number}"
-        found = _find(name, places, names, where)
+        found, folder = _find(name, places, names, where) or (None, "")
         if found is None and name.startswith("#"):
             continue
         if found is None:
@@ -44,8 +52,13 @@ def read_image_list(file: Path, root: Path, problems: ProblemLog) -> list[str]:
             problems.add("listed files that are not images", f"{where}: {name}", "error")
         else:
             images.append(found)
+            if folder:
+                sources.setdefault(folder, where)
+    if len(sources) > 1:
+        told = ", ".join(f"{folder} ({where})" for folder, where in sources.items())
+        problems.add("lists whose paths count from more than one folder", f"{file}: {told}")
     if missing and not images:
-        folders = ", ".join(str(limit) for _, limit in places)
+        folders = ", ".join(place.folder for place in places)
         raise SplitNotThere(
             f"data: no image that {file} lists exists; the first is {missing}; relative paths were "
             f"looked for in {folders}"
@@ -53,27 +66,35 @@ def read_image_list(file: Path, root: Path, problems: ProblemLog) -> list[str]:
     return images
 
 
-def _places(file: Path, root: Path) -> _Places:
+def _places(file: Path, root: Path) -> list[_Place]:
     limit = root if is_inside(root, file) else file.parent
-    places = {os.path.abspath(file.parent): (str(file.parent), limit)}
-    for folder in (root, Path.cwd()):
-        places.setdefault(os.path.abspath(folder), (str(folder), folder))
+    places: dict[str, _Place] = {}
+    for folder, boundary in ((file.parent, limit), (root, root), (Path.cwd(), Path.cwd())):
+        absolute = os.path.abspath(folder)
+        places.setdefault(absolute, _Place(str(folder), absolute, boundary))
     return list(places.values())
 
 
-def _find(name: str, places: _Places, names: FolderNames, where: str) -> str | None:
-    """The path of a listed image that exists, free of `..`, or None."""
+def _find(
+    name: str, places: list[_Place], names: FolderNames, where: str
+) -> tuple[str, str] | None:
+    """The path of a listed image that exists, free of `..`, and the folder it counts from, or
+    None."""
+    first = places[0]
     if len(name) > LONGEST_PATH:
-        inside(places[0][1], Path(places[0][0], name), where)
-    leads_out = not os.path.isabs(name)
+        inside(first.limit, Path(first.folder, name), where)
+    if os.path.isabs(name):
+        path = os.path.normpath(name)
+        return (path, "") if names.has(path) else None
+    is_inside_any = False
     for spelling in spellings(name):
-        for folder, limit in places:
+        for folder, absolute, limit in places:
             path = os.path.normpath(os.path.join(folder, spelling))
-            if ".." in spelling and not os.path.isabs(name) and not is_inside(limit, Path(path)):
+            if ".." in spelling and not is_inside(limit, Path(path)):
                 continue
-            leads_out = False
+            is_inside_any = True
             if names.has(path):
-                return path
-    if leads_out:
-        inside(places[0][1], Path(places[0][0], name), where)
+                return path, absolute
+    if not is_inside_any:
+        inside(first.limit, Path(first.folder, name), where)
     return None

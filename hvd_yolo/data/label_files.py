@@ -14,21 +14,29 @@ _NO_LABELS = {
 
 
 class LabelFiles:
-    """Finds the label files of a split. Every folder is listed once."""
+    """Finds the label files of a split. Every folder is listed once.
+
+    sharing: the images whose label file another image had before.
+    """
 
     def __init__(self) -> None:
+        self.sharing: list[str] = []
         self._names = FolderNames()
         self._folders: dict[str, str] = {}
-        self._used: dict[str, set[str]] = {}
+        # By folder, the label files with their images.
+        self._used: dict[str, dict[str, str]] = {}
         self._listed: list[str] = []
+        self._is_whole = False
 
     def of(self, image: str) -> tuple[str, bool]:
         """The label file that an image has or should have, and whether it is there."""
         folder, _, name = image.rpartition("/")
         labels = self.folder_of(folder)
         label = f"{os.path.splitext(name)[0]}.txt"
-        self._used.setdefault(labels, set()).add(label)
-        return (f"{labels}/{label}" if labels else label), label in self._names.of(labels)
+        is_there = label in self._names.of(labels)
+        if self._used.setdefault(labels, {}).setdefault(label, image) != image and is_there:
+            self.sharing.append(image)
+        return (f"{labels}/{label}" if labels else label), is_there
 
     def folder_of(self, folder: str) -> str:
         """The folder with the labels of a folder of images: the last `images` of the path replaced
@@ -42,16 +50,19 @@ class LabelFiles:
     def list_below(self, folder: str) -> None:
         """Lists the labels of a folder of images, and of all below it, at once."""
         labels = self.folder_of(folder)
+        self._is_whole = True
         if labels != folder:
             self._listed += self._names.below(labels)
 
     def strays(self) -> list[str]:
-        """Label files in the folders that are known that no image has, sorted. To be asked when all
-        images are known."""
+        """Label files that no image has, sorted; to be asked when all images are known. None
+        without list_below(): then other images, of which nothing is known, may have them."""
+        if not self._is_whole:
+            return []
         return sorted(
             f"{place}/{name}"
             for place in {*self._listed, *self._used}
-            for name in self._names.of(place) - self._used.get(place, set())
+            for name in self._names.of(place) - self._used.get(place, {}).keys()
             if is_label_name(name)
         )
 
@@ -71,11 +82,12 @@ def expected_file(image: str) -> str:
 
 
 def _twins(folder: str) -> list[str]:
-    """The folder with its last `images`, in any case, replaced by `labels`."""
+    """The folder with its last `images`, in any case, or Darknet's `JPEGImages`, replaced by
+    `labels`."""
     parts = folder.split("/")
     for i in range(len(parts) - 1, -1, -1):
-        if parts[i].lower() == "images":
-            same_case = {"images": "labels", "IMAGES": "LABELS"}.get(parts[i], "Labels")
+        if parts[i].lower() in ("images", "jpegimages"):
+            same_case = {"Images": "Labels", "IMAGES": "LABELS"}.get(parts[i], "labels")
             names = dict.fromkeys((same_case, "labels", "Labels", "LABELS"))
             return ["/".join([*parts[:i], name, *parts[i + 1 :]]) for name in names]
     return []

@@ -54,7 +54,8 @@ class LabelRows:
         try:
             label, *numbers = map(float, fields)
         except ValueError as error:
-            hint = "; numbers have a decimal point and blanks between them" if "," in where else ""
+            is_comma = any("," in field for field in fields)
+            hint = "; numbers have a decimal point and blanks between them" if is_comma else ""
             raise InputError(f"{where}: {error}; expected {_BOX}{hint}") from error
         if not (math.isfinite(label) and all(map(math.isfinite, numbers))):
             raise InputError(f"{where}: not a finite number; expected {_BOX}")
@@ -74,8 +75,8 @@ class LabelRows:
         columns = len(numbers) + 1
         if columns == 6:
             raise InputError(
-                f"{where}: 6 columns, as predictions have them ({_BOX} and a confidence or a track "
-                f"id); these are no labels. Ground truth has 5: {_BOX}"
+                f"{where}: 6 columns, as predictions have them ({_BOX} and a confidence, a track "
+                f"id or an angle); these are no labels. Ground truth has 5: {_BOX}"
             )
         is_share = min(numbers, default=0) >= _LEAST and max(numbers, default=0) <= _MOST
         if columns == 7 and not is_share:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from hvd_yolo.errors import InputError
 
-# Rows that are looked at, fewest that tell, and the fraction of them that must look alike.
-_MOST_ROWS, _FEWEST_ROWS, _FRACTION = 1000, 3, 0.9
+# Rows that are looked at, and the fraction of them that must look like keypoints: of drawn outlines
+# up to 0.15 do, of a box and four keypoints or more 0.7 and above; of few rows nearly all must.
+_MOST_ROWS, _FEW_ROWS, _FEWEST_ROWS = 1000, 20, 3
+_FRACTION, _FRACTION_OF_FEW = 0.5, 0.9
 # A box and three keypoints: four corners of an oriented box look too much like a box and two.
 _FEWEST_NUMBERS = 10
 
@@ -21,10 +23,10 @@ def ends_in_visibilities(numbers: Sequence[float]) -> bool:
 class PoseSuspicion:
     """Looks at the first rows that are read as polygons.
 
-    They are keypoints if all have as many columns, and nearly all of them a box in the first four
-    numbers that holds all further points, save for those at 0 0, and if such a point, or w h, lies
-    far from all others, as no corner of an outline does. It takes both and several rows: one
-    polygon may look so by chance.
+    They are keypoints if all have as many columns, and most of them a box in the first four numbers
+    that holds all further points, save for those at 0 0, and if there is such a point, or w h lies
+    outside of the others and the center among them, as two corners of an outline seldom do. One
+    polygon may look so by chance; it takes several rows.
     """
 
     def __init__(self) -> None:
@@ -45,7 +47,8 @@ class PoseSuspicion:
         """Raises InputError if the rows are keypoints."""
         total = self._lengths.total()
         is_one_length = len(self._lengths) == 1 and total >= _FEWEST_ROWS
-        if is_one_length and self._num_alike >= _FRACTION * total:
+        fraction = _FRACTION if total >= _FEW_ROWS else _FRACTION_OF_FEW
+        if is_one_length and self._num_alike >= fraction * total:
             columns = next(iter(self._lengths)) + 1
             raise InputError(
                 f"{self._first}: {columns} columns in all rows, a box and points inside it: these "

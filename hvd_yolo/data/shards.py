@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from hvd_yolo.data.category_ids import category_ids_of
-from hvd_yolo.data.class_names import class_names
 from hvd_yolo.data.data_yaml import Content, keypoint_shape, root_folder, split_sources
 from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles, lengths_and_times
 from hvd_yolo.data.label_rows import LabelRows
 from hvd_yolo.data.shard_index import index_shards
+from hvd_yolo.data.yaml_names import class_names
 from hvd_yolo.data.yolo_txt import image_ids
 from hvd_yolo.errors import InputError
 

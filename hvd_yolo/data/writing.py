@@ -120,6 +120,15 @@ def _write_darknet(folder: Path, names: tuple[str, ...], splits: Sequence[str]) 
     _write_text(folder / "obj.data", "".join(f"{line}\n" for line in lines))
 
 
+def keypoints_lost(entries: Sequence[Entry]) -> Counter[str]:
+    """How many objects have keypoints, which no format holds yet."""
+    lost: Counter[str] = Counter()
+    for entry in entries:
+        if isinstance(entry.dataset, ImageFiles) and entry.dataset.keypoints is not None:
+            lost["keypoints of objects, left out"] += len(entry.truth.labels)
+    return lost
+
+
 def _fitted(entry: Entry, to: str) -> tuple[Annotations, Counter[str]]:
     """The objects that the format can hold, and how many it cannot, or not as they are."""
     truth = entry.truth

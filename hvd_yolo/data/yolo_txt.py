@@ -1,7 +1,7 @@
 """YOLO text labels in the folders that an Ultralytics data.yaml describes, or a Darknet .data file.
 
 data.yaml: `path` (relative to the file), `train`, `val`, `test` (a folder, a .txt list of images,
-or a list of these) and `names` (class_names.py). An image under .../images/... has its labels under
+or a list of these) and `names` (yaml_names.py). An image under .../images/... has its labels under
 .../labels/..., or else beside it, in a .txt of the same stem (label_rows.py). An image without such
 a file is background.
 
@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from hvd_yolo.data.category_ids import category_ids_of
-from hvd_yolo.data.class_names import class_names
+from hvd_yolo.data.darknet import is_data_file
 from hvd_yolo.data.data_yaml import (
     Content,
     keypoint_shape,
@@ -32,6 +32,7 @@ from hvd_yolo.data.label_files import LabelFiles, expected_file, is_label_name
 from hvd_yolo.data.label_rows import LabelRows
 from hvd_yolo.data.problems import ProblemLog
 from hvd_yolo.data.text_files import read_text
+from hvd_yolo.data.yaml_names import class_names
 from hvd_yolo.errors import SplitNotThere
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def open_split(file: Path, content: Content, split: str) -> ImageFiles:
         else:
             unlabelled.append(image)
     labeled.finish()
+    for image in labels.sharing:
+        rows.problems.add("images that share the label file of another, by their stem", image)
     for stray in labels.strays():
         rows.problems.add("label files without an image that is read, left out", stray)
     if images and len(unlabelled) == len(images):
@@ -112,7 +115,10 @@ def _location(file: Path, root: Path, split: str, source: str, problems: Problem
     beside train/."""
     own = root / source.replace("\\", "/").removeprefix("../")
     if own == root / source or not os.path.exists(own):
-        return locate_source(file, root, split, source)
+        # Darknet counts from the working directory, a YAML file never does: another data set may
+        # lie there.
+        folders = [root, Path()] if is_data_file(file) else [root]
+        return locate_source(file, folders, split, source)
     other = root / source
     if os.path.exists(other) and not os.path.samefile(own, other):
         problems.add(

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from hvd_yolo.data.darknet import is_data_file
 from hvd_yolo.data.data_yaml import Content, root_folder, short, text_of, whole_number
 from hvd_yolo.data.text_files import locate, read_text
 from hvd_yolo.errors import InputError
@@ -88,7 +89,8 @@ def _in_order(file: Path, names: dict[object, object]) -> list[object]:
 
 def _names_of_file(file: Path, content: Content, name: str) -> tuple[str, list[str]]:
     """The lines of the file that `names` is, without blanks around them, and the file."""
-    listing = locate(name, [file.parent, root_folder(file, content), Path()])
+    folders = [file.parent, root_folder(file, content)]
+    listing = locate(name, [*folders, Path()] if is_data_file(file) else folders)
     if listing is None or not listing.is_file():
         raise InputError(
             f"data {file}: names is {short(name)}, expected a list of class names, or a file with "
