@@ -188,7 +188,8 @@ class ImageNames:
             # Those of an absolute path are looked for in the folder too.
             for num_dropped in range(parts[0] == "/", len(parts)):
                 for place in places:
-                    if self._found(self._inside(parts[num_dropped:], place, number)):
+                    found = self._found(self._inside(parts[num_dropped:], place, number))
+                    if found and os.path.isfile(found):
                         return place, parts[:num_dropped]
         if not names:
             return self._folder, []
@@ -221,5 +222,5 @@ def _listed(folder: Path) -> list[str]:
 
 def _parts(name: str) -> list[str]:
     r"""The parts of a file name, of Windows too; `./` is left out. Those that lead upwards stay."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
+    parts = [part for part in name.replace("\\", "/").split("/") if part != "."] or [""]
     return ["/", *parts[1:]] if not parts[0] and len(parts) > 1 else parts

@@ -70,7 +70,7 @@ def _missing(folder: Path, split: str, layout: Layout | None) -> str:
         text += f"; there are no lists, and all its images are one split, `{ALL}`"
     return (
         f"{text}; `python -m hvd_yolo.data split --data {folder} --output {folder}_split` deals "
-        "the images into train, val and test"
+        f"the images into train, val and test, to train on {folder}_split/data.yaml"
     )
 
 

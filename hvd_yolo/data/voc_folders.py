@@ -104,7 +104,7 @@ def find_layout(folder: Path) -> Layout | None:
         by_split = _by_split(place)
         if by_split:
             return Layout({}, by_split)
-        if _has(annotations, _is_xml):
+        if any(_is_xml(file.name) for file in visible_files(annotations)):
             return Layout({}, {ALL: place})
     return _split_folders(folder) or _one_folder(folder)
 
