@@ -21,6 +21,8 @@ def digest_of_truth(dataset: Dataset) -> "hashlib._Hash":
         total.update(repr(names).encode())
         for rows in (dataset.ids, dataset.offsets, dataset.boxes, dataset.labels, dataset.is_crowd):
             total.update(np.ascontiguousarray(rows).tobytes())
+        if dataset.sizes is not None:
+            total.update(dataset.sizes.tobytes())
     else:
         total.update(dataset.fingerprint())
     return total

@@ -147,7 +147,7 @@ def _read_object(
     slack_x, slack_y = (1e-6 * side if any(size) else 0.0 for side in (width, height))
     if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
         rows.problems.add("boxes partly outside the image, clipped", where)
-    is_difficult = (item.findtext("difficult") or "0").strip() == "1"
+    is_difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
     return rows.add((x1, y1, x2, y2), label_of_name[name], is_crowd=is_difficult)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hvd_yolo.data import open_dataset, open_splits
+from hvd_yolo.data.__main__ import main
 from hvd_yolo.data.dataset import WHOLE, load_sample
 from hvd_yolo.errors import InputError, MissingSplit
 from tests.data import small_files as files
@@ -54,6 +55,8 @@ EXPECTED = [[[4.5, 5, 14.5, 25], [4.5, 5, 16.5, 25]], [[4.5, 5, 15.5, 25]]]
         ("annotations/person_keypoints_val2017.json", "val2017", "val"),
         ("annotations/image_info_test-dev2017.json", "test2017", "test-dev"),
         ("annotations/train.json", "images", "train"),
+        ("annotations/val_annotations.coco.json", "images", "val"),
+        ("train_coco.json", "images", "train"),
         ("train/_annotations.coco.json", "train", "train"),
         ("valid/_annotations.coco.json", "valid", "val"),
         ("train/labels.json", "train/images", "train"),
@@ -254,6 +257,17 @@ def test_a_file_without_annotations_is_a_split_without_truth(tmp_path):
     assert (len(sets["test"]), sets["test"].image_id(1)) == (2, 2)
 
 
+def test_images_whose_truth_is_withheld_are_not_written_as_background(tmp_path, capsys):
+    content = files.coco_content()
+    coco(tmp_path / "c/annotations/instances_train.json", tmp_path / "c/train")
+    del content["annotations"]
+    save(tmp_path / "c/annotations/instances_test.json", content)
+    shutil.copytree(tmp_path / "c/train", tmp_path / "c/test")
+    main(["convert", "--data", str(tmp_path / "c"), "--output", str(tmp_path / "out")])
+    assert "test: left out" in capsys.readouterr().out
+    assert list(open_splits(str(tmp_path / "out" / "data.yaml"))) == ["train"]
+
+
 VOC_BOXES = [[[1.5, 2, 9, 8], [4, 5, 30, 40]]]
 
 
@@ -372,6 +386,12 @@ def test_voc_objects_that_are_no_boxes_are_counted(tmp_path):
     assert what(dataset) == {
         "objects with a turned box, left out": 1, "objects with no bndbox, left out": 1,
     }  # fmt: skip
+
+
+def test_folders_of_yolo_text_are_not_taken_for_voc(tmp_path):
+    files.make_yolo(tmp_path)
+    save(tmp_path / "train.txt", "images/im.png\n")
+    assert len(open_dataset(str(tmp_path), "train")) == 1
 
 
 def test_a_folder_with_a_data_yaml_is_what_that_describes(tmp_path):

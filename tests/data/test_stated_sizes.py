@@ -1,6 +1,7 @@
 """The size that annotations state is that of the image, or the image is refused, or turned."""
 
 import json
+import logging
 import struct
 
 import cv2
@@ -209,6 +210,31 @@ def test_a_cache_turns_the_same_boxes(tmp_path):
         for i in range(2):
             ours, theirs = load_sample(from_cache, i, 32), load_sample(dataset, i, 32)
             assert ours.is_turned and np.array_equal(ours.boxes, theirs.boxes)
+
+
+def test_a_cache_is_not_believed_for_another_stated_size(tmp_path):
+    folder = coco(tmp_path / "d", [jpeg(1)])
+    place = cache_place("disk", str(tmp_path / "cache"), 1, lambda: 0)
+    with cached(open_dataset(str(folder), "train"), 32, place) as from_cache:
+        assert len(load_sample(from_cache, 0, 32).boxes) == 1
+    file = folder / "annotations" / "instances_train.json"
+    file.write_text(file.read_text().replace('"width": 64', '"width": 65'))
+    with (
+        cached(open_dataset(str(folder), "train"), 32, place) as from_cache,
+        pytest.raises(OtherSize),
+    ):
+        load_sample(from_cache, 0, 32)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_says_once_that_boxes_are_turned(tmp_path, caplog, num_workers):
+    dataset = open_dataset(str(coco(tmp_path, [jpeg(1), jpeg(6), jpeg(8)])), "train")
+    with caplog.at_level(logging.WARNING):
+        batches = evaluation_batches(dataset, 64, 1, 0, 1, num_workers)
+        for _ in range(2):
+            assert [batch.items[0].turn for batch in batches] == [1, 6, 8]
+    (record,) = caplog.records
+    assert "the first with image id 2" in record.getMessage()
 
 
 class Shifted(torch.nn.Module):
