@@ -185,7 +185,7 @@ def _survey_to_write(
     with agree(comm):
         writing.refuse_occupied(Path(config.output))
         writing.refuse_missing_writer(config.to)
-    datasets = _open(config.data, config.splits, comm)
+    datasets = _with_truth(config.data, _open(config.data, config.splits, comm), comm)
     surveys = _survey(datasets, comm)
     for what, lines in (
         (UNREADABLE, [line for survey in surveys.values() for line in survey.unreadable]),
@@ -196,6 +196,17 @@ def _survey_to_write(
     if not any(survey.is_read.any() for survey in surveys.values()):
         raise InputError(f"data {config.data}: no image can be read")
     return datasets, surveys
+
+
+def _with_truth(data: str, datasets: dict[str, Dataset], comm: Comm) -> dict[str, Dataset]:
+    """The splits whose objects are known: images of the others would be written as background."""
+    found = {split: dataset for split, dataset in datasets.items() if dataset.has_truth}
+    for split in datasets.keys() - found.keys():
+        if comm.is_main:
+            print(f"{split}: left out, its file has no annotations, and its truth is not known")
+    if not found:
+        raise InputError(f"data {data}: no split has annotations")
+    return found
 
 
 def _write(config: ConvertConfig | SplitConfig, comm: Comm, entries: list[Entry]) -> None:

@@ -63,7 +63,7 @@ def _missing(folder: Path, split: str, files: dict[str, Path]) -> str:
         return text
     return (
         f"{text}; `python -m hvd_yolo.data split --data {folder} --output {folder}_split` deals "
-        "the images into train, val and test"
+        f"the images into train, val and test, to train on {folder}_split/data.yaml"
     )
 
 

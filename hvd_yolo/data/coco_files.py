@@ -24,6 +24,7 @@ _SYNONYMS = {"valid": "val", "validation": "val", "training": "train", "testing"
 # In the order in which they are preferred.
 _KINDS = ("instances", "", "person_keypoints", "image_info")
 _OTHER_KINDS = ("captions", "panoptic", "stuff")
+_NO_SPLITS = {"instances", "annotations", "annotation", "coco", "labels", "label"}
 _YEAR = re.compile(r"_?(19|20)[0-9]{2}$")
 # Tried before an image folder is given up.
 _MAX_TRIED = 100
@@ -47,6 +48,14 @@ def common_split(name: str) -> str:
     return low if low in USUAL else name
 
 
+def _split_of_file(stem: str) -> str:
+    """What the stem of a file calls its split, also among words that say nothing of it:
+    train_annotations.coco, annotations_train."""
+    words = [word for word in re.split(r"[._-]", stem) if word.lower() not in _NO_SPLITS]
+    split = common_split("_".join(words))
+    return split if split in USUAL else common_split(stem)
+
+
 def _of_annotations(folder: Path) -> dict[str, Path]:
     ranks: dict[str, list[tuple[int, Path]]] = {}
     for file in _json_files(folder):
@@ -54,7 +63,7 @@ def _of_annotations(folder: Path) -> dict[str, Path]:
             continue
         kind = next((k for k in _KINDS if k and file.stem.startswith(f"{k}_")), "")
         stem = file.stem.removeprefix(f"{kind}_")
-        exact, dated = common_split(stem), common_split(_YEAR.sub("", stem))
+        exact, dated = _split_of_file(stem), _split_of_file(_YEAR.sub("", stem))
         # A file that says exactly instances_SPLIT comes before one with a year.
         rank = 2 * _KINDS.index(kind)
         ranks.setdefault(exact, []).append((rank, file))
@@ -97,9 +106,9 @@ def _of_root(folder: Path) -> dict[str, Path]:
     files = _coco_like(_json_files(folder))
     if len(files) == 1:
         stem = files[0].stem.removeprefix("instances_")
-        split = common_split(stem)
+        split = _split_of_file(stem)
         return {split if split in USUAL or stem == "default" else "all": files[0]}
-    splits = {common_split(file.stem.removeprefix("instances_")): file for file in files}
+    splits = {_split_of_file(file.stem): file for file in files}
     return splits if splits and splits.keys() <= set(USUAL) else {}
 
 
@@ -188,7 +197,8 @@ class ImageNames:
             # Those of an absolute path are looked for in the folder too.
             for num_dropped in range(parts[0] == "/", len(parts)):
                 for place in places:
-                    if self._found(self._inside(parts[num_dropped:], place, number)):
+                    found = self._found(self._inside(parts[num_dropped:], place, number))
+                    if found and os.path.isfile(found):
                         return place, parts[:num_dropped]
         if not names:
             return self._folder, []
@@ -221,5 +231,5 @@ def _listed(folder: Path) -> list[str]:
 
 def _parts(name: str) -> list[str]:
     r"""The parts of a file name, of Windows too; `./` is left out. Those that lead upwards stay."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]
+    parts = [part for part in name.replace("\\", "/").split("/") if part != "."] or [""]
     return ["/", *parts[1:]] if not parts[0] and len(parts) > 1 else parts

@@ -45,4 +45,6 @@ def _digest_of_truth(dataset: Dataset, files: "hashlib._Hash") -> "hashlib._Hash
     if isinstance(dataset, ImageFiles):
         for rows in (dataset.ids, dataset.offsets, dataset.boxes, dataset.labels, dataset.is_crowd):
             total.update(np.ascontiguousarray(rows).tobytes())
+        if dataset.sizes is not None:
+            total.update(dataset.sizes.tobytes())
     return total

@@ -137,8 +137,9 @@ class ImageFiles:
         sides = found.width, found.height
         if any(stated) and stated != sides and not self.is_turned(index, *sides, found.orientation):
             raise OtherSize(
-                f"{self.files[index]}: it is {found.width} x {found.height} pixels, its "
-                f"annotations are of {stated[0]} x {stated[1]}"
+                f"{self.files[index]}: it is {sides[0]} x {sides[1]} pixels, its annotations are "
+                f"of {stated[0]} x {stated[1]}, and their boxes do not fit it; export them "
+                "again for the image as it is, or put back the image that was annotated"
             )
         return found
 

@@ -71,7 +71,7 @@ def _missing(folder: Path, split: str, layout: Layout | None) -> str:
         text += f"; there are no lists, and all its images are one split, `{ALL}`"
     return (
         f"{text}; `python -m hvd_yolo.data split --data {folder} --output {folder}_split` deals "
-        "the images into train, val and test"
+        f"the images into train, val and test, to train on {folder}_split/data.yaml"
     )
 
 
@@ -148,7 +148,7 @@ def _read_object(
     slack_x, slack_y = (1e-6 * side if any(size) else 0.0 for side in (width, height))
     if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
         rows.problems.add("boxes partly outside the image, clipped", where)
-    is_difficult = (item.findtext("difficult") or "0").strip() == "1"
+    is_difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
     return rows.add((x1, y1, x2, y2), label_of_name[name], is_crowd=is_difficult)
 
 

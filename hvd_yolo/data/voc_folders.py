@@ -99,13 +99,11 @@ def find_layout(folder: Path) -> Layout | None:
     images = _subfolder(folder, _IMAGES)
     if annotations and (images or _has(annotations, is_image_name)):
         place = Place(folder, annotations, images or annotations)
-        if lists := _lists(folder):
-            return Layout(lists, {ALL: place})
-        by_split = _by_split(place)
-        if by_split:
-            return Layout({}, by_split)
-        if _has(annotations, _is_xml):
-            return Layout({}, {ALL: place})
+        # Folders of these names can be of YOLO text too.
+        if any(_is_xml(file.name) for file in visible_files(annotations)):
+            if lists := _lists(folder):
+                return Layout(lists, {ALL: place})
+            return Layout({}, _by_split(place) or {ALL: place})
     return _split_folders(folder) or _one_folder(folder)
 
 
