@@ -71,7 +71,7 @@ def _predict_files(
     unreadable = unopened + [message for part in messages for message in part]
     if not sum(counts):
         raise InputError(
-            f"source {config.source!r}: nothing in it can be read, the first of "
+            f"source {config.source!r}: nothing can be read, the first of "
             f"{len(unreadable)}: {unreadable[0]}"
         )
     if not comm.is_main:

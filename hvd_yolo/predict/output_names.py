@@ -37,8 +37,10 @@ def output_names(places: Sequence[Place]) -> list[OutputNames]:
     taken = _claim(images, order, _folders(images))
     # No label has the first right to a name: NAME.txt would not say which picture it belongs to.
     twice = Counter(_key(choices[0]) for choices in labels)
-    labels = [choices[twice[_key(choices[0])] > 1 :] for choices in labels]
-    texts = _claim(labels, range(len(places)), _folders(labels))
+    is_shared = [twice[_key(choices[0])] > 1 for choices in labels]
+    labels = [choices[shared:] for choices, shared in zip(labels, is_shared, strict=True)]
+    order = sorted(range(len(places)), key=lambda number: is_shared[number])
+    texts = _claim(labels, order, _folders(labels))
     return [OutputNames(*pair) for pair in zip(taken, texts, strict=True)]
 
 
