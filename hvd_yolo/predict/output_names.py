@@ -97,7 +97,7 @@ def refuse_output(folder: Path, sources: Sequence[Path], root: Path, is_tree: bo
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder} is a file: name a new folder")
     real = [Path(os.path.realpath(folder / part)) for part in ("images", "labels")]
-    places = {os.path.realpath(file.parent) for file in sources}
+    places = {os.path.realpath(folder) for folder in {file.parent for file in sources}}
     if any(Path(place).is_relative_to(part) for place in places for part in real):
         raise InputError(
             f"output {folder}: the sources lie there, and would be written over: name another "

@@ -50,6 +50,14 @@ def test_hidden_files_are_no_pictures_and_links_are_followed(predict, tmp_path):
     assert {entry["file_name"] for entry in entries} == {"a.jpg", "linked/b.jpg"}
 
 
+def test_a_pattern_does_not_run_in_circles(tmp_path):
+    save_picture(tmp_path / "in" / "deep" / "a.jpg")
+    (tmp_path / "in" / "deep" / "loop").symlink_to(tmp_path / "in")
+    assert find_files(f"{tmp_path}/in/**/*.jpg").names == ["a.jpg"]
+    assert find_files(f"{tmp_path}/in/*").names == ["a.jpg"]
+    assert find_files(f"{tmp_path}/**/dee*").names == ["a.jpg"]
+
+
 def test_other_formats_are_read_or_counted(predict, tmp_path):
     for name in ("a.jfif", "b.mpo", "c.png", "d.TIF"):
         save_picture(tmp_path / "in" / name.lower()).rename(tmp_path / "in" / name)

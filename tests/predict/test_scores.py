@@ -40,7 +40,7 @@ def found(weights, tmp_path_factory):
 
 
 def truth_of(found, category_ids):
-    """A COCO file whose objects are every fifth detection, moved a little."""
+    """A COCO file whose objects are every fifth detection, moved and smaller."""
     folder, results = found
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -50,9 +50,7 @@ def truth_of(found, category_ids):
         images.append({"id": image_id, "file_name": file.name, "width": width, "height": height})
         own = [result for result in results if result["file_name"] == file.name]
         for result in own[::5]:
-            x, y, w, h = (np.array(result["bbox"]) + rng.normal(0, 1.5, 4)).round(1).tolist()
-            x, y = min(max(x, 0), width - 4), min(max(y, 0), height - 4)
-            w, h = min(max(w, 3), width - x), min(max(h, 3), height - y)
+            x, y, w, h = (np.array(result["bbox"]) * rng.uniform(0.6, 1, 4)).round(1).tolist()
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, "area": w * h,
                  "category_id": category_ids[result["category_id"] - 1], "bbox": [x, y, w, h]}
