@@ -67,10 +67,11 @@ def test_predict_on_two_ranks_is_predict_on_one(trained, pictures, tmp_path):
     assert len(one) > 5
     assert np.allclose(one, two, rtol=0, atol=1e-4)
     files = json.loads((tmp_path / "1" / "detections.json").read_text())
-    assert {r["file_name"] for r in files} <= {"0.png", "1.png", "2.png", "3.png", "deeper_4.png"}
+    assert {r["file_name"] for r in files} <= {"0.png", "1.png", "2.png", "3.png", "deeper/4.png"}
     for part, suffix in (("images", "png"), ("labels", "txt")):
-        names = sorted(file.name for file in (tmp_path / "2" / part).iterdir())
-        assert names == [*(f"{i}.{suffix}" for i in range(4)), f"deeper_4.{suffix}"]
+        written = tmp_path / "2" / part
+        names = sorted(str(file.relative_to(written)) for file in written.rglob(f"*.{suffix}"))
+        assert names == [*(f"{i}.{suffix}" for i in range(4)), f"deeper/4.{suffix}"]
     drawn = cv2.imread(str(tmp_path / "1" / "images" / "0.png"))
     assert drawn.shape == cv2.imread(str(pictures / "0.png")).shape
     assert not np.array_equal(drawn, cv2.imread(str(pictures / "0.png")))

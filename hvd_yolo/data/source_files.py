@@ -92,12 +92,20 @@ def _sorted_out(files: Iterable[Path], log: ProblemLog) -> list[Path]:
 
 def _matching(pattern: str) -> Iterable[Path]:
     """The files that match a glob pattern, and those below the folders that match."""
+    is_in_loop: dict[Path, bool] = {}
     for path in map(Path, glob.glob(pattern, recursive=True)):
-        if path.is_dir():
-            # A folder that `**` matches gives its files by itself.
-            yield from () if "**" in pattern else visible_files(path)
-        else:
-            yield path
+        folder = path if path.is_dir() else path.parent
+        if folder not in is_in_loop:
+            is_in_loop[folder] = _is_in_loop(folder)
+        if not is_in_loop[folder]:
+            yield from visible_files(path) if path == folder else (path,)
+
+
+def _is_in_loop(folder: Path) -> bool:
+    """Whether a link on the way to the folder leads back to a folder on the way."""
+    above = Path(os.path.abspath(folder))
+    real = [os.path.realpath(place) for place in (above, *above.parents)]
+    return len(set(real)) < len(real)
 
 
 def _listed(file: Path, log: ProblemLog) -> Iterable[Path]:
@@ -111,7 +119,12 @@ def _listed(file: Path, log: ProblemLog) -> Iterable[Path]:
         where = f"{file}:{number} {entry}"
         path = _existing(file.parent, entry)
         if path is None:
-            log.add("listed files that do not exist", where, "error")
+            what = (
+                "folders in the list, name their files"
+                if _is_folder(file.parent, entry)
+                else ("listed files that do not exist")
+            )
+            log.add(what, where, "error")
         elif is_hidden(path.name):
             log.add("hidden files in the list, passed over", where)
         elif os.path.abspath(path) in seen:
@@ -122,9 +135,14 @@ def _listed(file: Path, log: ProblemLog) -> Iterable[Path]:
 
 
 def _existing(folder: Path, entry: str) -> Path | None:
+    """The file that an entry of a list in the folder names."""
     texts = dict.fromkeys((entry, entry.replace("\\", "/")))
     places = (Path(base, text) for text in texts for base in (folder, ""))
     return next((place for place in places if os.path.isfile(place)), None)
+
+
+def _is_folder(folder: Path, entry: str) -> bool:
+    return os.path.isdir(folder / entry) or os.path.isdir(entry)
 
 
 def _common_folder(files: list[Path]) -> Path:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         return
     with agree(comm):
         found = find_files(config.source)
-    _refuse_different(config, comm, found)
+    _check_files(config, comm, found)
     if comm.is_main:
         log_problems(f"source {config.source}", found.problems)
     folder = _claim_output(config, comm, found)
@@ -68,24 +68,29 @@ def _predict_files(
     range_as_trained([sources], trained.config.loader.value_range, comm)
     outputs = output_names([sources.place(index) for index in range(len(sources))])
     detected = _detect(config, comm, trained, sources, outputs, folder)
-    own = [detected.num_images, detected.unreadable, np.concatenate(detected.rows).tolist()]
-    counts, messages, rows = zip(*gather_json(comm, own), strict=True)
-    unreadable = unopened + [message for part in messages for message in part]
-    if not sum(counts):
+    own = {
+        "rows": np.concatenate(detected.rows).tolist(), "num_images": detected.num_images,
+        "unreadable": detected.unreadable, "label": detected.label,
+    }  # fmt: skip
+    parts = gather_json(comm, own)
+    num_images = sum(part["num_images"] for part in parts)
+    unreadable = unopened + [message for part in parts for message in part["unreadable"]]
+    if not num_images:
         raise InputError(
-            f"source {config.source!r}: nothing in it can be read, the first of "
+            f"source {config.source!r}: nothing can be read, the first of "
             f"{len(unreadable)}: {unreadable[0]}"
         )
     if not comm.is_main:
         return
-    table = np.array([row for part in rows for row in part]).reshape(-1, 7)
+    _warn_of_scattered(comm, folder, [part["label"] for part in parts])
+    table = np.array([row for part in parts for row in part["rows"]]).reshape(-1, 7)
     table = table[np.argsort(table[:, 0], kind="stable")]
     write_results(folder, table, sources, outputs)
     if config.video:
         _write_video(config, sources, found.files[0], table)
     lost = len(unreadable) + found.num_unusable
     ending = f" ({lost} more could not be read, see above)" if lost else ""
-    print(f"{len(table)} detections on {sum(counts)} images: {folder}{ending}", flush=True)
+    print(f"{len(table)} detections on {num_images} images: {folder}{ending}", flush=True)
 
 
 def _detect(
@@ -104,6 +109,21 @@ def _detect(
     detected = Detected()
     detect(model, batches, sources, outputs.__getitem__, folder, comm, detected)
     return detected
+
+
+def _warn_of_scattered(comm: Comm, folder: Path, labels: list[str]) -> None:
+    """Names the ranks whose last text (labels) is not below the folder that rank 0 sees."""
+    away = [
+        rank
+        for rank, label in enumerate(labels)
+        if label and not (folder / "labels" / label).exists()
+    ]
+    if away:
+        log(comm).warning(
+            "output %s: the pictures and texts of rank %s lie on other hosts, in the folder of "
+            "this name there; name one that all hosts share to have all in one",
+            folder, ", ".join(map(str, away)),
+        )  # fmt: skip
 
 
 def write_results(
@@ -138,7 +158,7 @@ def _measure_videos(comm: Comm, found: SourceFiles) -> tuple[list[int], list[str
     return num_frames, unopened
 
 
-def _refuse_different(config: PredictConfig, comm: Comm, found: SourceFiles) -> None:
+def _check_files(config: PredictConfig, comm: Comm, found: SourceFiles) -> None:
     """Each rank deals the files by itself, so all must see the same; and a video is of a video."""
     digest = hashlib.sha256(repr(found.names).encode(errors="surrogateescape")).hexdigest()
     seen = gather_json(comm, [len(found.names), digest])

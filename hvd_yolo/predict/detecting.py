@@ -29,11 +29,13 @@ class Images(Dataset, Protocol):
 @dataclass
 class Detected:
     """What one rank has found: rows (D, 7) as evaluate.scoring.Table holds them, a list of arrays,
-    the number of images, and the messages of those that could not be read."""
+    the number of images, the messages of those that could not be read, and the last text that was
+    written."""
 
     rows: list[np.ndarray] = field(default_factory=lambda: [np.zeros((0, 7))])
     num_images: int = 0
     unreadable: list[str] = field(default_factory=list)
+    label: str = ""
 
 
 def detect(
@@ -59,7 +61,9 @@ def detect(
                 # It could be read a moment ago.
                 _note(detected, str(error), comm)
                 continue
-            write_outputs(folder, outputs(index), picture, rows, comm.rank)
+            output = outputs(index)
+            write_outputs(folder, output, picture, rows, comm.rank)
+            detected.label = output.label
             detected.rows.append(rows)
             detected.num_images += 1
 

@@ -37,8 +37,10 @@ def output_names(places: Sequence[Place]) -> list[OutputNames]:
     taken = _claim(images, order, _folders(images))
     # No label has the first right to a name: NAME.txt would not say which picture it belongs to.
     twice = Counter(_key(choices[0]) for choices in labels)
-    labels = [choices[twice[_key(choices[0])] > 1 :] for choices in labels]
-    texts = _claim(labels, range(len(places)), _folders(labels))
+    is_shared = [twice[_key(choices[0])] > 1 for choices in labels]
+    labels = [choices[shared:] for choices, shared in zip(labels, is_shared, strict=True)]
+    order = sorted(range(len(places)), key=lambda number: is_shared[number])
+    texts = _claim(labels, order, _folders(labels))
     return [OutputNames(*pair) for pair in zip(taken, texts, strict=True)]
 
 
@@ -95,7 +97,7 @@ def refuse_output(folder: Path, sources: Sequence[Path], root: Path, is_tree: bo
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder} is a file: name a new folder")
     real = [Path(os.path.realpath(folder / part)) for part in ("images", "labels")]
-    places = {os.path.realpath(file.parent) for file in sources}
+    places = {os.path.realpath(folder) for folder in {file.parent for file in sources}}
     if any(Path(place).is_relative_to(part) for place in places for part in real):
         raise InputError(
             f"output {folder}: the sources lie there, and would be written over: name another "
