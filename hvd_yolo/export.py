@@ -135,7 +135,7 @@ def _images(config: ExportConfig, trained: Trained, size: int) -> _Images:
             "images; --data names another (%s)",
             error,
         )
-    return _Images(_pixels("shapes:4", size), "drawn images")
+    return _Images(_pixels("shapes:20", size), "drawn images")
 
 
 def _pixels(data: str, size: int) -> Tensor:
