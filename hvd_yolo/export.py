@@ -139,7 +139,7 @@ def _images(config: ExportConfig, trained: Trained, size: int) -> _Images:
             "images; --data names another (%s)",
             error,
         )
-    return _Images(_pixels("shapes:4", trained, size), "drawn images")
+    return _Images(_pixels("shapes:20", trained, size), "drawn images")
 
 
 def _pixels(data: str, trained: Trained, size: int) -> Tensor:

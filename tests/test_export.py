@@ -29,7 +29,7 @@ def weights(tmp_path):
 def test_half_precision_without_the_data(weights, capsys):
     export.main(["--weights", str(weights), "--half", "true", "--opset", "13"])
     told = capsys.readouterr().out
-    assert "drawn images, batches of 1 and" in told
+    assert "on 4 drawn images, batches of 1 and 4" in told
     file = weights.with_suffix(".onnx")
     model = onnx.load(file)
     assert model.opset_import[0].version == 13

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from hvd_yolo.config import Config, OptimConfig
+from hvd_yolo.data.order import Dealing, Order
 from hvd_yolo.optim import Ema, RateSchedule, build_optimizer, parameter_groups, scaled_rate
-from hvd_yolo.pace import make_pace
+from hvd_yolo.pace import make_pace, smallest_micro_batch
 
 
 def small_model():
@@ -118,3 +119,19 @@ def test_a_run_ends_by_epochs_on_any_number_of_ranks():
     assert four.total_updates(5, 0, 50) == 75
     assert not four.is_over(9, 74)
     assert four.is_over(10, 75)
+
+
+@pytest.mark.parametrize("images", [3, 7, 16, 17])
+@pytest.mark.parametrize(("global_batch", "micro_batch"), [(4, 2), (6, 4), (16, 3), (5, 5)])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_smallest_batch_of_a_rank_is_known_before(images, global_batch, micro_batch, size):
+    """Reference: all micro-batches of two epochs, as they are dealt."""
+    dealing = Dealing(images, global_batch, micro_batch, size)
+    order = Order(0, images, 64)
+    number = 2 * dealing.updates_per_epoch * dealing.passes
+    lengths = {
+        len(dealing.micro_batch_at(order, (0, 0), i, rank).indices)
+        for i in range(number)
+        for rank in range(size)
+    }
+    assert smallest_micro_batch(dealing) == min(lengths - {0})

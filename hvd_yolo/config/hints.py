@@ -36,7 +36,8 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "score_thr": ("conf", "eval.conf"), "iou_thres": ("iou", "eval.iou"),
     "nms_iou": ("iou", "eval.iou"), "max_det": ("max_detections", "eval.max_detections"),
     "save_json": ("results",), "include": ("format",), "input": ("source",),
-    "host": ("hosts",), "machinefile": ("hostfile",), "n": ("np",), "num_proc": ("np",),
+    "h": ("hosts",), "host": ("hosts",), "machinefile": ("hostfile",),
+    "n": ("np",), "num_proc": ("np",),
 }  # fmt: skip
 
 # What no option does, and what does it.

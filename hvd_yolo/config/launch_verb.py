@@ -11,8 +11,9 @@ class LaunchConfig:
     """Look at the hosts, print the launcher's line for the verb named after --, and run it.
 
     Args:
-        hosts: the hosts and the ranks of each: node1:8,node2:8.
-        hostfile: the same in a file, `node1 slots=8` or `node1:8` a line.
+        hosts: the hosts and the ranks of each: node1:8,node2:8, or node[1-2]:8.
+        hostfile: the same in a file, `node1 slots=8` or `node1:8` a line, or the node file of PBS,
+            OAR, LSF or the Grid Engine; the slots of a host that is listed again add up.
         local: so many ranks on this machine.
         slurm: the tasks of the Slurm allocation that this is started in.
         np: ranks; 0 for all slots of the hosts.

@@ -53,6 +53,10 @@ class Batch:
         ]  # fmt: skip
 
 
+# cudaErrorMemoryAllocation
+_CUDA_MEMORY_ALLOCATION = 2
+
+
 class Loader:
     """Batches 0, 1, ... of `inputs`, to `number` of them or without end, as often as they are gone
     through.
@@ -86,6 +90,11 @@ class Loader:
         """Copies to the GPU run beside its computation only from memory that cannot be swapped."""
         address = self._slots.ctypes.data
         status = torch.cuda.cudart().cudaHostRegister(address, self._slots.nbytes, 0)
+        if int(status) == _CUDA_MEMORY_ALLOCATION:
+            raise MemoryError(
+                f"Unable to allocate {self._slots.nbytes} bytes of page-locked memory for batches "
+                "(ulimit -l limits it)"
+            )
         torch.cuda.check_error(int(status))
         weakref.finalize(self, torch.cuda.cudart().cudaHostUnregister, address)
 
