@@ -59,6 +59,9 @@ def open_split(file: Path, content: Content, split: str) -> ImageFiles:
     for image, following in pairwise(images):
         if image == following:
             rows.problems.add("images named more than once, used as often", image)
+    if not images and (problems := rows.problems.problems()):
+        told = "; ".join(f"{one.what}: {one.count} (as {one.examples[0]})" for one in problems)
+        raise SplitNotThere(f"data {file}: the {split} split has no images; {told}")
     labeled = LabelRows(len(names), rows)
     unlabelled = []
     for image, image_id in zip(images, image_ids(images), strict=True):
@@ -135,10 +138,7 @@ def _report_others(others: Sequence[str], labels: LabelFiles, problems: ProblemL
     pairs = list(zip(others, suffixes, strict=True))
     unreadable = [file for file, suffix in pairs if suffix in UNREADABLE_SUFFIXES]
     unknown = [
-        file
-        for file, suffix in pairs
-        if suffix not in UNREADABLE_SUFFIXES | _USUAL_SUFFIXES
-        and os.path.basename(file) != "Icon\r"
+        file for file, suffix in pairs if suffix not in UNREADABLE_SUFFIXES | _USUAL_SUFFIXES
     ]
     _add_all(
         problems, unreadable, "images of a format that is not read ({}), left out; convert them to "

@@ -71,6 +71,15 @@ def test_files_that_are_no_images_are_told_once_by_suffix(tmp_path):
     assert {problem.severity for problem in dataset.problems} == {"warning"}
 
 
+def test_a_folder_of_images_that_are_not_read_is_refused_with_the_remedy(tmp_path):
+    file = make(tmp_path)
+    for stem in ("one", "two"):
+        image = tmp_path / "images" / "train" / f"{stem}.png"
+        image.rename(image.with_suffix(".heic"))
+    with pytest.raises(InputError, match=r"no images; .*\(\.heic 2\), left out; convert them to"):
+        open_dataset(str(file), "train")
+
+
 def test_labels_without_an_image_are_told(tmp_path):
     file = make(tmp_path)
     labels = tmp_path / "labels" / "train"
