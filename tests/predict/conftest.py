@@ -82,10 +82,10 @@ def ffmpeg(*words, frames=b""):
 def videos(tmp_path_factory):
     """A folder of the kinds of video in which frames are not where their numbers say."""
     folder = tmp_path_factory.mktemp("videos")
-    content = b"".join(picture(seed).tobytes() for seed in range(36))
+    content = b"".join(picture(seed).tobytes() for seed in range(24))
     raw = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", "64x48", "-r", "25", "-i", "-")
     h264 = ("-c:v", "libx264", "-bf", "3", "-g", "10", "-pix_fmt", "yuv420p")
-    variable = ("-vf", "select='gt(n,20)+not(mod(n,3))'", "-fps_mode", "vfr")
+    variable = ("-vf", "select='gt(n,14)+not(mod(n,3))'", "-fps_mode", "vfr")
     for name, options in {
         "b_frames.mp4": h264,
         "mpeg1.mpg": ("-c:v", "mpeg1video"),
@@ -100,7 +100,7 @@ def videos(tmp_path_factory):
     motion = cv2.VideoWriter(
         str(folder / "motion.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48)
     )
-    for seed in range(36):
+    for seed in range(24):
         motion.write(picture(seed))
     motion.release()
     whole = (folder / "motion.avi").read_bytes()
