@@ -14,7 +14,8 @@ class CheckConfig:
 
     Args:
         data: data set, as in training.
-        splits: comma separated; empty: those of train, val and test that there are.
+        splits: comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         output: file to write the findings to, as JSON.
         comm: how ranks talk.
     """
@@ -31,7 +32,8 @@ class StatsConfig:
 
     Args:
         data: data set, as in training.
-        splits: comma separated; empty: those of train, val and test that there are.
+        splits: comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         output: file to write the numbers to, as JSON.
         comm: how ranks talk.
     """
@@ -48,7 +50,8 @@ class ConvertConfig:
 
     Args:
         data: data set, as in training.
-        splits: comma separated; empty: those of train, val and test that there are.
+        splits: comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         to: yolo (text), coco (JSON), voc (XML) or webdataset (images and text in tar shards).
         output: folder to write to, empty or not there yet.
         images: copy, or link: symbolic links to the images there are, but not in shards.
@@ -71,7 +74,8 @@ class SplitConfig:
 
     Args:
         data: data set, as in training.
-        splits: splits to pool, comma separated; empty: those of train, val and test that there are.
+        splits: splits to pool, comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         shares: what train, val and test get, comma separated, 1 in sum; two numbers: no test.
         seed: of the dealing.
         to: yolo (text), coco (JSON), voc (XML) or webdataset (images and text in tar shards).

@@ -20,8 +20,8 @@ __all__ = [
 
 _FORMS = (
     "expected `shapes`, a data.yaml of Ultralytics or of tar shards, a COCO folder "
-    "(annotations/instances_SPLIT.json) or a Pascal VOC "
-    "folder (Annotations/ and ImageSets/Main/SPLIT.txt)"
+    "(annotations/instances_SPLIT.json or SPLIT/_annotations.coco.json) or a Pascal VOC "
+    "folder (Annotations/ and ImageSets/Main/SPLIT.txt, or images with an XML each)"
 )
 
 
@@ -47,7 +47,7 @@ def open_dataset(path: str, split: str) -> Dataset:
     elif file := yaml_of_folder(location):
         dataset = _open_yaml(file, split)
     else:
-        raise InputError(f"data {path}: {_FORMS}")
+        raise InputError(f"data {path}: {_FORMS}; it holds {_first_names(location)}")
     if len(dataset) == 0:
         raise InputError(f"data {path}: the {split} split has no images")
     return dataset
@@ -89,6 +89,12 @@ def _other_splits(path: str) -> list[str]:
     if not folder.is_dir():
         return []
     return coco.split_names(folder) or voc.split_names(folder)
+
+
+def _first_names(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown or "nothing"
 
 
 def yaml_of_folder(folder: Path) -> Path | None:
