@@ -38,6 +38,11 @@ def open_dataset(path: str, split: str) -> Dataset:
     location = Path(path)
     if not location.exists():
         raise InputError(f"data {path}: no such file or folder; {_FORMS}")
+    if location.suffix.lower() == ".json" and location.is_file():
+        raise InputError(
+            f"data {path}: name the folder that holds the images and their JSON, or a YAML file "
+            f"with `format: coco`, `path` and `names`; {_FORMS}"
+        )
     if location.is_file():
         dataset = _open_yaml(location, split)
     elif coco.is_folder(location):
