@@ -18,7 +18,8 @@ class CheckConfig:
 
     Args:
         data: data set, as in training.
-        splits: comma separated; empty: those of train, val and test that there are.
+        splits: comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         output: file to write the findings to, as JSON.
         comm: how ranks talk.
     """
@@ -35,7 +36,8 @@ class StatsConfig:
 
     Args:
         data: data set, as in training.
-        splits: comma separated; empty: those of train, val and test that there are.
+        splits: comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         output: file to write the numbers to, as JSON.
         comm: how ranks talk.
     """
@@ -52,7 +54,8 @@ class ConvertConfig:
 
     Args:
         data: data set, as in training.
-        splits: comma separated; empty: those of train, val and test that there are.
+        splits: comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         to: yolo (text), coco (JSON), voc (XML), webdataset (images and text in tar shards), labelme
             (JSON per image), darknet (obj.data), roboflow_coco or roboflow_voc (labels beside the
             images of train/, valid/, test/). CVAT imports coco, voc and darknet.
@@ -77,7 +80,8 @@ class SplitConfig:
 
     Args:
         data: data set, as in training.
-        splits: splits to pool, comma separated; empty: those of train, val and test that there are.
+        splits: splits to pool, comma separated; empty: those of train, val and test
+            that there are, or all where there is none of these.
         shares: what train, val and test get, comma separated, 1 in sum; two numbers: no test.
         seed: of the dealing.
         to: yolo (text), coco (JSON), voc (XML), webdataset (images and text in tar shards), labelme

@@ -43,6 +43,11 @@ def open_dataset(path: str, split: str) -> Dataset:
     location = Path(path)
     if not location.exists():
         raise InputError(f"data {path}: no such file or folder; {_FORMS}")
+    if location.suffix.lower() == ".json" and location.is_file():
+        raise InputError(
+            f"data {path}: name the folder that holds the images and their JSON, or a YAML file "
+            f"with `format: coco`, `path` and `names`; {_FORMS}"
+        )
     if location.is_file():
         dataset = _open_yaml(location, split)
     elif labelme.is_folder(location):
@@ -54,7 +59,7 @@ def open_dataset(path: str, split: str) -> Dataset:
     elif file := yaml_of_folder(location):
         dataset = _open_yaml(file, split)
     else:
-        raise InputError(f"data {path}: {_FORMS}")
+        raise InputError(f"data {path}: {_FORMS}; it holds {_first_names(location)}")
     if len(dataset) == 0:
         raise SplitNotThere(f"data {path}: the {split} split has no images")
     refuse_equal_names(f"data {path}", dataset.names)
@@ -111,6 +116,12 @@ def _other_splits(path: str) -> list[str]:
     if not folder.is_dir():
         return []
     return labelme.split_names(folder) or coco.split_names(folder) or voc.split_names(folder)
+
+
+def _first_names(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown or "nothing"
 
 
 def yaml_of_folder(folder: Path) -> Path | None:

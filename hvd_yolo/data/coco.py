@@ -35,8 +35,12 @@ def is_folder(folder: Path) -> bool:
 
 def split_names(folder: Path) -> list[str]:
     """The splits of a COCO folder, a file once."""
-    by_file = {file: split for split, file in reversed(annotation_files(folder).items())}
-    return sorted(by_file.values())
+    return sorted(_splits_by_file(annotation_files(folder)).values())
+
+
+def _splits_by_file(files: dict[str, list[Path]]) -> dict[Path, str]:
+    """The first split that each file is, where it is the only one."""
+    return {own[0]: split for split, own in reversed(files.items()) if len(own) == 1}
 
 
 def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -> ImageFiles:
@@ -45,20 +49,25 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     files = annotation_files(folder)
     if split not in files:
         raise MissingSplit(_missing(folder, split, files))
-    file = files[split]
-    others = [other for other in files.values() if other != file]
+    if len(files[split]) > 1:
+        raise InputError(
+            f"data {folder}: {', '.join(map(str, files[split]))} can all be the {split} split; "
+            f"leave one of them there, or name it instances_{split}.json"
+        )
+    (file,) = files[split]
+    others = [other for other in _splits_by_file(files) if other != file]
     try:
         return _read(file, folder, split, _load(file), names, others)
     except ValueError as error:
         raise InputError(f"{file}: {error}; expected COCO's instances format") from error
 
 
-def _missing(folder: Path, split: str, files: dict[str, Path]) -> str:
+def _missing(folder: Path, split: str, files: dict[str, list[Path]]) -> str:
     expected = folder / "annotations" / f"instances_{split}.json"
     text = f"data {folder}: no {split} split; expected {expected}"
     if not files:
         return text
-    text += f"; it has {', '.join(f'{name} ({files[name]})' for name in split_names(folder))}"
+    text += f"; it has {', '.join(f'{name} ({f})' for f, name in _splits_by_file(files).items())}"
     if files.keys() & set(USUAL):
         return text
     return (

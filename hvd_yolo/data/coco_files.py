@@ -34,10 +34,10 @@ _MAX_JSON = 10
 _MAX_LISTED = 1000
 
 
-def annotation_files(folder: Path) -> dict[str, Path]:
-    """The JSON file of each split; empty where the folder is none of COCO's."""
-    files = _of_annotations(folder / "annotations")
-    return files or _of_split_folders(folder) or _of_root(folder)
+def annotation_files(folder: Path) -> dict[str, list[Path]]:
+    """The JSON file of each split; empty where the folder is none of COCO's. Where it cannot be
+    told which one is meant, there are several."""
+    return _of_annotations(folder) or _of_split_folders(folder) or _of_root(folder)
 
 
 def common_split(name: str) -> str:
@@ -56,9 +56,12 @@ def _split_of_file(stem: str) -> str:
     return split if split in USUAL else common_split(stem)
 
 
-def _of_annotations(folder: Path) -> dict[str, Path]:
-    ranks: dict[str, list[tuple[int, Path]]] = {}
-    for file in _json_files(folder):
+def _of_annotations(folder: Path) -> dict[str, list[Path]]:
+    """The files below annotations/ by split, those alone that are preferred most."""
+    ranks: dict[str, dict[int, list[Path]]] = {}
+    # Annotations/ too, which is VOC's where it holds XML.
+    places = [folder / name for name in _visible(folder) if name.lower() == "annotations"]
+    for file in (file for place in places for file in _json_files(place)):
         if file.stem.startswith(_OTHER_KINDS):
             continue
         kind = next((k for k in _KINDS if k and file.stem.startswith(f"{k}_")), "")
@@ -66,49 +69,34 @@ def _of_annotations(folder: Path) -> dict[str, Path]:
         exact, dated = _split_of_file(stem), _split_of_file(_YEAR.sub("", stem))
         # A file that says exactly instances_SPLIT comes before one with a year.
         rank = 2 * _KINDS.index(kind)
-        ranks.setdefault(exact, []).append((rank, file))
+        ranks.setdefault(exact, {}).setdefault(rank, []).append(file)
         if dated not in (exact, ""):
-            ranks.setdefault(dated, []).append((rank + 1, file))
-    return {split: _first(split, found) for split, found in ranks.items()}
+            ranks.setdefault(dated, {}).setdefault(rank + 1, []).append(file)
+    return {split: by_rank[min(by_rank)] for split, by_rank in ranks.items()}
 
 
-def _first(split: str, found: list[tuple[int, Path]]) -> Path:
-    rank = min(rank for rank, _ in found)
-    files = [file for own, file in found if own == rank]
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise InputError(
-            f"data {files[0].parent.parent}: {names} can all be the {split} split; name the one "
-            f"that is meant instances_{split}.json"
-        )
-    return files[0]
-
-
-def _of_split_folders(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _of_split_folders(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
     for name in _visible(folder):
         split, place = common_split(name), folder / name
         if split not in USUAL or not place.is_dir():
             continue
         exact = place / ROBOFLOW
         files = [exact] if exact.is_file() else _coco_like(_json_files(place))
-        if len(files) == 1:
-            if split in found:
-                raise InputError(
-                    f"data {folder}: {found[split]} and {files[0]} can both be the {split} split; "
-                    "remove or rename one of the folders"
-                )
-            found[split] = files[0]
+        if files:
+            found[split] = found.get(split, []) + files
     return found
 
 
-def _of_root(folder: Path) -> dict[str, Path]:
+def _of_root(folder: Path) -> dict[str, list[Path]]:
     files = _coco_like(_json_files(folder))
     if len(files) == 1:
         stem = files[0].stem.removeprefix("instances_")
         split = _split_of_file(stem)
-        return {split if split in USUAL or stem == "default" else "all": files[0]}
-    splits = {_split_of_file(file.stem): file for file in files}
+        return {split if split in USUAL or stem == "default" else "all": files}
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(_split_of_file(file.stem), []).append(file)
     return splits if splits and splits.keys() <= set(USUAL) else {}
 
 
@@ -218,7 +206,7 @@ class ImageNames:
         places += [folder / "images" / split for split in splits if split]
         places += [folder / "images", folder / "data", folder / "JPEGImages"]
         beside = self._file.parent
-        own = [beside, beside / "images"] if beside.name != "annotations" else []
+        own = [beside, beside / "images"] if beside.name.lower() != "annotations" else []
         return [*own, *places, folder, *([] if own else [beside])]
 
 

@@ -55,6 +55,7 @@ EXPECTED = [[[4.5, 5, 14.5, 25], [4.5, 5, 16.5, 25]], [[4.5, 5, 15.5, 25]]]
         ("annotations/person_keypoints_val2017.json", "val2017", "val"),
         ("annotations/image_info_test-dev2017.json", "test2017", "test-dev"),
         ("annotations/train.json", "images", "train"),
+        ("Annotations/instances_train.json", "images", "train"),
         ("annotations/val_annotations.coco.json", "images", "val"),
         ("train_coco.json", "images", "train"),
         ("train/_annotations.coco.json", "train", "train"),
@@ -82,6 +83,22 @@ def test_an_export_that_is_not_split_says_how_to_split_it(tmp_path):
     coco(tmp_path / "annotations/instances_default.json", tmp_path / "images")
     with pytest.raises(InputError, match=r"instances_default.json.*hvd_yolo.data split --data"):
         open_dataset(str(tmp_path), "train")
+
+
+def test_a_json_file_is_answered_with_its_folder(tmp_path):
+    coco(tmp_path / "annotations/instances_train.json", tmp_path / "images")
+    with pytest.raises(InputError, match="name the folder that holds the images"):
+        open_dataset(str(tmp_path / "annotations/instances_train.json"), "train")
+
+
+def test_files_that_can_be_the_same_split_are_refused(tmp_path):
+    for year in (2014, 2017):
+        coco(tmp_path / f"annotations/instances_train{year}.json", tmp_path / f"train{year}")
+    coco(tmp_path / "annotations/instances_val2017.json", tmp_path / "val2017")
+    with pytest.raises(InputError, match=r"train2014.json, .*train2017.json can all be the train"):
+        open_dataset(str(tmp_path), "train")
+    for split in ("val", "train2014", "val2017"):
+        assert boxes(open_dataset(str(tmp_path), split)) == EXPECTED
 
 
 def test_test_lists_of_coco_without_their_images_are_no_split(tmp_path):

@@ -150,6 +150,13 @@ def voc(folder, size, box=BOX):
     return folder
 
 
+def test_voc_boxes_are_turned_too(tmp_path):
+    folder = voc(tmp_path, (WIDTH, HEIGHT))
+    (folder / "JPEGImages" / "1.jpg").write_bytes(jpeg(8))
+    sample = load_sample(open_dataset(str(folder), "train"), 0)
+    assert sample.is_turned and sample.boxes.tolist() == [around_bright(sample.image)]
+
+
 @pytest.mark.parametrize("kind", ["coco", "voc"])
 def test_an_image_of_another_size_is_refused_with_both_sizes(tmp_path, kind):
     size = (2 * WIDTH, 2 * HEIGHT)
