@@ -28,7 +28,7 @@ def test_boxes_and_names_are_as_written(cases, name):
 def test_a_folder_without_lists_is_one_split(cases):
     check, train, split = cases.run("voc_flat")
     assert_code(check, 0)
-    (split_name,) = re.findall(r"(?m)^(\w+) +12 ", check.text)
+    (split_name,) = re.findall(r"(?m)^split .*\n(\w+) +12 ", check.text)
     assert_refused(train, r"\blists?\b|ImageSets", r"\bdata split\b")
     dataset = open_dataset(cases.path("voc_flat"), split_name)
     expected = cases.expected("voc_flat")

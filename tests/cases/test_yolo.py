@@ -86,7 +86,7 @@ def test_nothing_but_unreadable_images_is_refused(cases):
     check, train = cases.run("all_bad_images")
     assert_code(check, 1)
     assert_says(check, "error:.*(read|decode)")
-    assert_refused(train, r"\b(none|not one|no|all|every|8 of (the )?8)\b.*\bread")
+    assert_refused(train, r"\b(none|not|no|cannot)\b.*\bread\b")
     assert not (cases.run_folder("all_bad_images") / "checkpoints" / "best.pt").exists()
 
 
@@ -128,8 +128,8 @@ def test_a_val_split_without_objects_selects_nothing(cases):
     assert_reads(cases, "empty_val")
     folder = cases.run_folder("empty_val")
     assert not (folder / "checkpoints" / "best.pt").exists()
-    for score in re.findall(r"\bAP ([-\w.]+)", train.text):
-        assert score.lower().strip(".,") in {"-1", "nan", "none", "undefined"} or float(score) < 0
+    for score in re.findall(r"(?m)^epoch .*?\bAP (\S+)", train.text):
+        assert score.strip(".,:;") in {"-1", "-1.0000", "nan", "None", "none", "undefined"}
 
 
 def test_small_maps_train_or_are_refused_before(cases):
