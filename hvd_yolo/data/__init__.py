@@ -1,6 +1,5 @@
 """Data sets, and how their images reach the ranks. open_dataset() tells the formats apart."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +18,6 @@ __all__ = [
     "Annotations", "Dataset", "Sample", "Splits", "UnreadableImage", "different_names",
     "find_splits", "open_dataset",
 ]  # fmt: skip
-
-logger = logging.getLogger(__name__)
 
 _FORMS = (
     "expected `shapes`, a data.yaml of Ultralytics or of tar shards, Darknet's obj.data, a COCO "
