@@ -157,6 +157,19 @@ def _recompute_statistics(model: nn.Module, batches: Iterable[Batch], comm: Comm
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
+    if not norms:
+        return
+    # A rank counts by its batches, of which it may have none.
+    own = torch.stack([norm.num_batches_tracked for norm in norms]).double()
+    total = comm.sum(own)
+    if not bool((total > 0).all()):
+        raise InputError(
+            "the statistics of BatchNorm cannot be computed from batches that give a single value "
+            "a channel: take a larger --batch_size or --imgsz"
+        )
+    for norm, share in zip(norms, (own * comm.size / total).tolist(), strict=True):
+        norm.running_mean.mul_(share)
+        norm.running_var.mul_(share)
     batch_norm.average_statistics([model], comm)
 
 
