@@ -5,9 +5,6 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Noto Sans (SIL Open Font License), so that plots show names in any script.
-FONTS = ["noto-cjk-sans-otc", "manimgx-fonts"]
-
 EXTRAS = {
     "fast-eval": ["faster-coco-eval>=1.6"],
     "tensorboard": ["tensorboard"],
@@ -16,7 +13,8 @@ EXTRAS = {
     "tune": ["optuna>=5", "scipy>=1.11", "matplotlib>=3.8"],
     "export": ["onnx", "onnxruntime", "openvino"],
     "ensemble": ["ensemble-boxes"],
-    "plots": ["matplotlib>=3.8", *FONTS],
+    # The font (SIL Open Font License) shows Chinese, Japanese and Korean class names.
+    "plots": ["matplotlib>=3.8", "noto-cjk-sans-otc"],
     "shards": ["webdataset>=1.0"],
     "test": [
         "pytest>=8",
@@ -25,7 +23,7 @@ EXTRAS = {
         "faster-coco-eval>=1.6",
         "webdataset>=1.0",
         "matplotlib>=3.8",
-        *FONTS,
+        "noto-cjk-sans-otc",
     ],
 }
 

@@ -14,17 +14,15 @@ from PIL import ImageFont
 logger = logging.getLogger(__name__)
 
 REMEDY = (
-    "pip install 'hvd_yolo[plots]' brings fonts for most, `apt-get install fonts-noto` for all of "
-    "Unicode"
+    "pip install 'hvd_yolo[plots]' brings Chinese, Japanese and Korean, `apt-get install "
+    "fonts-noto` all of Unicode"
 )
 
-# Fonts inside packages, as patterns: DejaVu Sans (Latin, Greek, Cyrillic, Arabic, Hebrew, ...) of
-# matplotlib, Noto Sans CJK (Chinese, Japanese, Korean), and Noto Sans of other scripts, a file each
-# (Thai, Devanagari, ...). Only files are read, no code of the packages is run.
+# Fonts inside packages: DejaVu Sans (Latin, Greek, Cyrillic, Arabic, Hebrew, ...) of matplotlib,
+# and Noto Sans CJK (Chinese, Japanese, Korean). Only files are read, no code of the packages is run.
 _IN_PACKAGES = (
     ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans.ttf"),
     ("noto_cjk_sans_otc", "NotoSansCJK-Regular.ttc"),
-    ("manimgx_fonts", "Noto*[[]wght].ttf"),
 )
 
 # Where Linux, macOS and Windows keep fonts.

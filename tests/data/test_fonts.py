@@ -11,14 +11,14 @@ from hvd_yolo.data import fonts
 from hvd_yolo.data.drawing import draw_box, draw_text, text_size
 
 needs_fonts = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("noto_cjk_sans_otc", "manimgx_fonts")),
-    reason="the fonts of the extra `plots` are not installed",
+    importlib.util.find_spec("noto_cjk_sans_otc") is None,
+    reason="the font of the extra `plots` is not installed",
 )
 
 # Two names of the same number of characters in each script.
 PAIRS = [
     ("红细胞", "白血球"), ("カメラ", "メガネ"), ("사람", "나무"), ("Собака", "Машина"),
-    ("αβγ", "δεζ"), ("كلب", "قطة"), ("כלב", "עץל"), ("แมว", "หมา"), ("गाय", "नाव"),
+    ("αβγ", "δεζ"), ("كلب", "قطة"), ("כלב", "עץל"),
 ]  # fmt: skip
 
 
@@ -46,10 +46,10 @@ def test_names_differ_in_a_picture_from_each_other_and_from_missing_glyphs(one, 
 
 @needs_fonts
 def test_scripts_in_one_name_are_drawn_with_the_font_of_each():
-    parts = fonts.fonts_for(" 红 แมว")
-    assert [part.strip() for _, part in parts] == ["红", "แมว"]
+    parts = fonts.fonts_for(" 红 כלב")
+    assert [part.strip() for _, part in parts] == ["红", "כלב"]
     assert len({file for file, _ in parts}) == 2
-    assert text_size("红 แมว", 0.8)[0] > text_size("红", 0.8)[0]
+    assert text_size("红 כלב", 0.8)[0] > text_size("红", 0.8)[0]
 
 
 @needs_fonts
