@@ -42,7 +42,9 @@ def test_no_mutated_data_set_loses_its_objects_silently(results):
 
 
 def test_training_refuses_data_sets_without_objects(results, tmp_path):
-    empty = {line["mutation"]: line for line in results if line["outcome"] == "empty"}
+    # Training finds no `train` in what CVAT calls `default`.
+    lines = [line for line in results if line["format"] != "cvat_coco"]
+    empty = {line["mutation"]: line for line in lines if line["outcome"] == "empty"}
     for number, line in enumerate(list(empty.values())[:NUM_TRAININGS]):
         options = ("--data", line["path"], "--output", str(tmp_path / str(number)), "--imgsz", "32",
                    "--max_updates", "2", "--batch_size", "2", "--eval.every", "0", "--workers", "0",
