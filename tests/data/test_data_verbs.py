@@ -266,10 +266,17 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
 
 
 def test_check_judges_boxes_by_the_image_that_is_there(tmp_path):
-    """The JSON file says that the image is larger than it is."""
+    """Where the JSON states no size; one that is not the image's is an error of its own."""
     rows = [{"category_id": 9, "bbox": box} for box in ([60, 5, 9, 9], [45, 5, 9, 9])]
     folder = make_coco(tmp_path, [*rows, {"category_id": 3, "bbox": [0, 0, 50, 50]}])
     cv2.imwrite(str(folder / "train" / "my photo.png"), picture(0, (50, 50)))
+    found = checked(folder, tmp_path, 1)
+    assert found["train: images whose size differs from the annotations'"]["count"] == 1
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["width"] = image["height"] = None
+    file.write_text(json.dumps(content))
     found = checked(folder, tmp_path, 0)
     assert found["train: boxes outside the image"]["count"] == 1
     assert found["train: boxes partly outside the image"]["count"] == 1
