@@ -19,7 +19,7 @@ REMEDY = (
 )
 
 # Fonts inside packages: DejaVu Sans (Latin, Greek, Cyrillic, Arabic, Hebrew, ...) of matplotlib,
-# and Noto Sans CJK (Chinese, Japanese, Korean). Only files are read, no code of the packages is run.
+# and Noto Sans CJK (Chinese, Japanese, Korean). Files are read, no code of the packages is run.
 _IN_PACKAGES = (
     ("matplotlib", "mpl-data/fonts/ttf/DejaVuSans.ttf"),
     ("noto_cjk_sans_otc", "NotoSansCJK-Regular.ttc"),
