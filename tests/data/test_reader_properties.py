@@ -28,6 +28,7 @@ WRITERS = [
     generated.voc,
     generated.voc_stored,
     generated.roboflow_voc,
+    generated.labelme,
 ]
 # Formats that can mark what is neither learned nor scored.
 WITH_CROWDS = {generated.coco, generated.coco_stored, generated.cvat_coco, generated.voc}
