@@ -37,7 +37,7 @@ class ConvNormAct(nn.Module):
         """(B, c_in, H, W) to (B, c_out, H / stride, W / stride)."""
         y = self.conv(x)
         # A batch norm over several ranks counts the values of all of them.
-        if self.bn.training and type(self.bn) is nn.BatchNorm2d and y[:, 0].numel() == 1:
+        if self.bn.training and type(self.bn) is nn.BatchNorm2d and y.numel() == y.shape[1]:
             return self.act(normalize_single(self.bn, y))
         return self.act(self.bn(y))
 
