@@ -30,11 +30,10 @@ from hvd_yolo.data.changes import DataSummary, data_summary, images_seen_of, ref
 from hvd_yolo.data.dataset import Dataset, object_sizes
 from hvd_yolo.data.usable import refuse_without_objects
 from hvd_yolo.errors import InputError
+from hvd_yolo.foreign_detector import check_foreign
 from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.losses import LossesOf, own_losses
-from hvd_yolo.models.trial import try_detector
-from hvd_yolo.pace import make_pace, smallest_micro_batch
 from hvd_yolo.precision import choose_amp
 from hvd_yolo.report import environment
 from hvd_yolo.state import Commit, TrainState, new_state, share_state
@@ -127,7 +126,7 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     with agree(comm):
         state = new_state(config, len(train_set.names), comm.device)
         if not isinstance(state.model, YOLO):
-            _try_foreign(state, config, comm, train_set)
+            check_foreign(state.model, config, comm, train_set)
         if config.train.sync_bn:
             batch_norm.check_convertible(state.model)
         if comm.rank == root:
@@ -174,43 +173,6 @@ def _open_folder(folder: Path, config: Config) -> None:
             f"the run's folder {folder} cannot be made: {error.strerror}; choose another --output"
         ) from error
     checkpoint.save_text(folder / "config.yaml", to_yaml(config))
-
-
-def _try_foreign(state: TrainState, config: Config, comm: Comm, train_set: Dataset) -> None:
-    """Raises InputError where a detector of other makers cannot be trained, and says what becomes
-    of what it learns beside its weights."""
-    smallest = _smallest_batch(config, comm, len(train_set))
-    name = config.model
-    learned = try_detector(state.model, name, len(train_set.names), config.imgsz, smallest)
-    if config.train.sync_bn and learned.statistics:
-        raise InputError(
-            f"train.sync_bn: {', '.join(learned.statistics[:3])} of model {name} are statistics of "
-            "norms that are not torch's BatchNorm2d, which cannot be made ones over all ranks; "
-            "train without train.sync_bn, and they are averaged before evaluation and saving"
-        )
-    if learned.buffers and comm.size > 1:
-        told = f"{len(learned.buffers)} buffers that training changes ({learned.buffers[0]}, ...)"
-        logger.info(
-            "model %s: %s are averaged over ranks where it is evaluated or saved", name, told
-        )
-    if learned.unsaved:
-        logger.warning(
-            "model %s: training changes %s, which the state dict does not hold: each rank has its "
-            "own, and a run that is resumed begins with new ones; register_buffer() would keep "
-            "and average them",
-            name,
-            ", ".join(learned.unsaved[:3]),
-        )
-
-
-def _smallest_batch(config: Config, comm: Comm, num_images: int) -> tuple[int, int]:
-    """The fewest images that a rank has in a pass, and the smallest side that they can have."""
-    side = feed.smallest_side(config, 32)
-    if config.train.freeze_bn or config.train.sync_bn:
-        return 2, side
-    if config.batch_size == -1:
-        return 1, side
-    return smallest_micro_batch(make_pace(config, num_images, comm.size).dealing), side
 
 
 def _furthest(kept: Kept, comm: Comm) -> int:
