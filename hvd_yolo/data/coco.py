@@ -9,6 +9,7 @@ as challenges hand it out, is a split without truth.
 import json
 from pathlib import Path
 
+from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.coco_entries import (
     Entry,
     box_of,
@@ -21,7 +22,7 @@ from hvd_yolo.data.coco_entries import (
     whole_number,
 )
 from hvd_yolo.data.coco_files import USUAL, ImageNames, annotation_files
-from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
+from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.text_files import read_text
 from hvd_yolo.errors import InputError, MissingSplit
 

@@ -1,10 +1,9 @@
-"""The data set that lives in image files, and what the readers of its formats fill it with."""
+"""The data set that lives in image files."""
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +20,7 @@ from hvd_yolo.data.decoding import (
 )
 from hvd_yolo.data.deep_images import range_of
 from hvd_yolo.data.orientation import turn_boxes
-from hvd_yolo.data.problems import Problem, ProblemLog, log_problems
+from hvd_yolo.data.problems import Problem
 
 # A network file system answers many questions at once as fast as one.
 NETWORK_THREADS = 16
@@ -219,98 +218,3 @@ def _length_and_time(file: str) -> tuple[int, int]:
         # Reading it will tell.
         return -1, -1
     return found.st_size, found.st_mtime_ns
-
-
-class AnnotationRows:
-    """Collects annotations image by image, counts what had to be changed, and makes the flat
-    arrays."""
-
-    def __init__(self, source: str, keypoint_shape: tuple[int, int] | None = None) -> None:
-        """keypoint_shape: how many keypoints each object has, and how many numbers each of them."""
-        self.source = source
-        self.keypoint_shape = keypoint_shape
-        self.keypoints: list[list[float]] = []
-        self.files: list[str] = []
-        self.ids: list[int] = []
-        self.sizes: list[tuple[int, int]] = []
-        self.lengths: list[int] = []
-        self.rows: list[tuple[float, ...]] = []
-        self.problems = ProblemLog()
-
-    def start_image(self, file: Path | str, image_id: int, size: tuple[int, int] = (0, 0)) -> None:
-        """The rows that follow belong to this image. size: the width and height that the
-        annotations state; 0, 0: unknown."""
-        self.files.append(str(file))
-        self.ids.append(image_id)
-        self.sizes.append(size)
-        self.lengths.append(0)
-
-    def add(
-        self, box: tuple[float, ...], label: int, area: float = np.nan, is_crowd: bool = False
-    ) -> None:
-        """One object: box xyxy, in the unit of the whole data set."""
-        self.rows.append((*box, label, area, is_crowd))
-        self.lengths[-1] += 1
-
-    def add_clipped(
-        self,
-        box: tuple[float, ...],
-        label: int,
-        width: float,
-        height: float,
-        where: str,
-        is_crowd: bool = False,
-    ) -> None:
-        """Adds the box cut to the image; one without area is left out. Both are counted."""
-        x1, y1, x2, y2 = box
-        if not (x2 > x1 and y2 > y1):
-            return self.problems.add("boxes without area, left out", where)
-        # YOLO files round to six digits, which puts a box at the edge outside by half of the last.
-        slack_x, slack_y = 1e-6 * width, 1e-6 * height
-        clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
-        if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
-            return self.problems.add("boxes outside the image, left out", where)
-        if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
-            self.problems.add("boxes partly outside the image, clipped", where)
-        return self.add(clipped, label, is_crowd=is_crowd)
-
-    def finish(
-        self,
-        names: tuple[str, ...],
-        category_ids: tuple[int, ...],
-        is_normalized: bool,
-        storage: Storage | None = None,
-        is_clipped: bool = False,
-        has_truth: bool = True,
-    ) -> ImageFiles:
-        """The data set, of loose files unless it has another storage; what was counted is logged, a
-        line a kind."""
-        problems = self.problems.problems()
-        log_problems(self.source, problems)
-        table = np.array(self.rows, dtype=np.float64).reshape(-1, 7)
-        boxes, areas = table[:, :4].copy(), table[:, 5]
-        box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        files = np.array(self.files, dtype=str)
-        return ImageFiles(
-            names=names,
-            category_ids=category_ids,
-            files=files,
-            storage=LooseFiles(files) if storage is None else storage,
-            ids=np.array(self.ids, dtype=np.int64),
-            offsets=np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64))),
-            boxes=boxes,
-            labels=table[:, 4].astype(np.int64),
-            areas=np.where(np.isnan(areas), box_areas, areas),
-            is_crowd=table[:, 6].astype(bool),
-            is_normalized=is_normalized,
-            problems=problems,
-            keypoints=self._keypoint_table(),
-            sizes=np.array(self.sizes, dtype=np.int64) if any(map(any, self.sizes)) else None,
-            is_clipped=is_clipped,
-            has_truth=has_truth,
-        )
-
-    def _keypoint_table(self) -> np.ndarray | None:
-        if self.keypoint_shape is None:
-            return None
-        return np.array(self.keypoints, dtype=np.float64).reshape(-1, *self.keypoint_shape)

@@ -7,7 +7,7 @@ What other programs write in such files is refused: pixels, predictions with a c
 import math
 from collections.abc import Sequence
 
-from hvd_yolo.data.image_files import AnnotationRows
+from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.pose_rows import PoseSuspicion, ends_in_visibilities
 from hvd_yolo.errors import InputError
 

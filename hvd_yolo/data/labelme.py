@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.coco_files import USUAL, common_split
-from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
+from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.image_folders import is_hidden, is_image_name, list_images, visible_files
 from hvd_yolo.data.text_files import is_inside, read_text
 from hvd_yolo.data.voc_folders import ALL

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.data_yaml import Content, keypoint_shape, root_folder, split_sources
 from hvd_yolo.data.decoding import UnreadableImage
-from hvd_yolo.data.image_files import AnnotationRows, ImageFiles, lengths_and_times
+from hvd_yolo.data.image_files import ImageFiles, lengths_and_times
 from hvd_yolo.data.label_rows import LabelRows
 from hvd_yolo.data.shard_index import index_shards
 from hvd_yolo.data.yaml_names import class_names

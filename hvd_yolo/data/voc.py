@@ -9,9 +9,10 @@ import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.coco_files import USUAL
-from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
+from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.text_files import inside, read_text
 from hvd_yolo.data.voc_folders import ALL, Layout, Place, candidates, find_layout
 from hvd_yolo.errors import InputError, MissingSplit

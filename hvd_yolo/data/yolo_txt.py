@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
 from hvd_yolo.data.darknet import is_data_file
 from hvd_yolo.data.data_yaml import (
@@ -25,7 +26,7 @@ from hvd_yolo.data.data_yaml import (
     root_folder,
     split_sources,
 )
-from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
+from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.image_folders import UNREADABLE_SUFFIXES, list_images, path_parts
 from hvd_yolo.data.image_lists import read_image_list
 from hvd_yolo.data.label_files import LabelFiles, expected_file, is_label_name

@@ -75,38 +75,26 @@ def evaluate(
     started = time.monotonic()
     was_training = model.training
     model.eval()
-    detections, truths, image_ids, num_unreadable = [], [], [], 0
-    turned = [np.zeros((0, 4))]
-    losses = _LossSum()
+    own = _Rows()
     for batch in batches:
-        num_unreadable += len(batch.unreadable)
+        own.unreadable += len(batch.unreadable)
         for message in batch.unreadable:
             log(comm).error("not evaluated, an unreadable image: %s", message)
-        if not batch.items:
-            continue
-        found, batch_losses = _detect(model, batch, comm.device, options.loss)
-        losses.add(batch_losses)
-        for item, prediction in zip(batch.items, found, strict=True):
-            detections.append(detection_rows(item, prediction))
-            truths.append(_truth_rows(item))
-            image_ids.append(item.image_id)
-            if item.turn != 1:
-                turned.append(np.array([[item.image_id, item.turn, item.width, item.height]]))
+        if batch.items:
+            detections, losses = _detect(model, batch, comm.device, options.loss)
+            own.losses.add(losses)
+            for item, prediction in zip(batch.items, detections, strict=True):
+                own.add(item, prediction)
     model.train(was_training)
 
-    num_unreadable = int(comm.sum(torch.tensor([num_unreadable])))
+    num_unreadable = int(comm.sum(torch.tensor([own.unreadable])))
     allowed = num_unreadable_allowed(options.max_unreadable, len(dataset))
     if num_unreadable > allowed:
         raise InputError(
             f"{num_unreadable} of {len(dataset)} images to evaluate could not be read, "
             f"eval.max_unreadable {options.max_unreadable:g} allows {allowed}; each is named above"
         )
-    table = Table(
-        image_ids=_gather(comm, np.array(image_ids, dtype=np.float64).reshape(-1, 1))[:, 0],
-        truths=_gather(comm, np.concatenate([np.zeros((0, 8)), *truths])),
-        detections=_gather(comm, np.concatenate([np.zeros((0, 7)), *detections])),
-    )
-    turned = _gather(comm, np.concatenate(turned, dtype=np.float64))
+    table, turned = own.gathered(comm)
     names = dataset.names
     if classes is not None:
         table, names = _select(table, classes, comm), classes.names
@@ -115,7 +103,7 @@ def evaluate(
         metrics |= score(table, names, comm, options.scorer, options.max_dets)
     metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
     if options.loss:
-        metrics.update(losses.metrics(comm, int((table.truths[:, 7] == 0).sum())))
+        metrics.update(own.losses.metrics(comm, int((table.truths[:, 7] == 0).sum())))
     return Evaluation(metrics, table, time.monotonic() - started, turned)
 
 
@@ -207,6 +195,37 @@ class _LossSum:
         return {"val_loss": sum(terms.values()), "val_losses": terms}
 
 
+class _Rows:
+    """What one rank finds on its share: rows as in Table and Evaluation.turned, the number of
+    unreadable images, and the losses."""
+
+    def __init__(self) -> None:
+        self.image_ids = [np.zeros((0, 1))]
+        self.truths = [np.zeros((0, 8))]
+        self.detections = [np.zeros((0, 7))]
+        self.turned = [np.zeros((0, 4))]
+        self.unreadable = 0
+        self.losses = _LossSum()
+
+    def add(self, item: Item, prediction: dict[str, Tensor]) -> None:
+        """Take in one image."""
+        self.image_ids.append(np.array([[item.image_id]], dtype=np.float64))
+        self.truths.append(_truth_rows(item))
+        self.detections.append(detection_rows(item, prediction))
+        if item.turn != 1:
+            self.turned.append(
+                np.array([[item.image_id, item.turn, item.width, item.height]], dtype=np.float64)
+            )
+
+    def gathered(self, comm: Comm) -> tuple[Table, np.ndarray]:
+        """The rows of all ranks, on every rank."""
+        image_ids, truths, detections, turned = (
+            torch.cat(comm.gather(torch.from_numpy(np.concatenate(rows)))).numpy()
+            for rows in (self.image_ids, self.truths, self.detections, self.turned)
+        )
+        return Table(image_ids[:, 0], truths, detections), turned
+
+
 def detection_rows(item: Item, prediction: dict[str, Tensor]) -> np.ndarray:
     """(M, 7): image id, box in pixels of the file, score, label; from boxes in input pixels."""
     boxes = prediction["boxes"].double().cpu().numpy()
@@ -223,7 +242,3 @@ def _truth_rows(item: Item) -> np.ndarray:
     ids = np.full((len(truth.boxes), 1), item.image_id, dtype=np.float64)
     rest = np.stack((truth.labels, truth.areas, truth.is_crowd), axis=1)
     return np.concatenate((ids, truth.boxes, rest), axis=1)
-
-
-def _gather(comm: Comm, rows: np.ndarray) -> np.ndarray:
-    return torch.cat(comm.gather(torch.from_numpy(rows))).numpy()
