@@ -41,10 +41,14 @@ try:
     from hvd_yolo.value_range import share_value_range
 except ImportError:
     share_value_range = None
+try:
+    from hvd_yolo.data.digest import summary
+except ImportError:
+    summary = lambda dataset: feed.told({"train": dataset})
 began = time.perf_counter()
 dataset = open_dataset(sys.argv[1], "train")
 opened = time.perf_counter()
-feed.told({"train": dataset})
+summary(dataset)
 if share_value_range:
     share_value_range([dataset], 0.0, SingleComm())
 ended = time.perf_counter()

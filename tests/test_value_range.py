@@ -14,6 +14,7 @@ from hvd_yolo.data import open_dataset
 from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.data.order import Dealing, Order
+from hvd_yolo.data.source_files import find_files
 from hvd_yolo.data.sources import Sources
 from hvd_yolo.errors import InputError
 from hvd_yolo.value_range import range_as_trained, share_value_range
@@ -61,6 +62,11 @@ def evaluation_inputs(dataset, trained_range, comm, num_workers):
     return np.concatenate([batch.images.numpy().copy() for batch in batches]).astype(int)
 
 
+def sources_of(folder):
+    found = find_files(str(folder))
+    return Sources(found, [0] * len(found.files), ("a",), (1,))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_the_model_gets_the_pixels_of_the_8_bit_twin(twins, tmp_path, num_workers):
     comm = SingleComm()
@@ -75,7 +81,7 @@ def test_the_model_gets_the_pixels_of_the_8_bit_twin(twins, tmp_path, num_worker
         assert np.abs(val[0] - val[1]).max() <= 1
         seen = [
             evaluation_inputs(
-                Sources(str(tmp_path / bits / "images/val"), ("a",)),
+                sources_of(tmp_path / bits / "images/val"),
                 trained_range, comm, num_workers,
             )
             for bits in ("8", "12")
@@ -91,7 +97,7 @@ def test_the_range_of_the_training_holds_for_darker_pictures(tmp_path):
     val_set = open_dataset(data, "val")
     range_as_trained([val_set], 4095.0, SingleComm())
     assert np.array_equal(val_set.image(0), evening[0])
-    sources = Sources(str(tmp_path / "images/val"), ("a",))
+    sources = sources_of(tmp_path / "images/val")
     range_as_trained([sources], 4095.0, SingleComm())
     assert np.array_equal(sources.image(0), evening[0])
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from hvd_yolo.errors import InputError
@@ -47,7 +48,7 @@ def run_folder(resume: str) -> str:
 def refuse_bare_resume(argv: Sequence[str]) -> None:
     """Raises InputError for `--resume` without a value, which other trainers take for the last
     run."""
-    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for word, following in pairwise([*argv, "--"]):
         if word == "--resume" and following.startswith("--"):
             raise InputError(f"--resume has no value: {_remedy()}")
 

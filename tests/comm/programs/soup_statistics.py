@@ -22,8 +22,9 @@ def statistics(size, block):
     return sum(float(b.double().sum()) for n, b in model.named_buffers() if "running_var" in n)
 
 
-print(f"statistics {statistics(64, 4):.6g}", flush=True)
+# One write per line: the launcher mixes what the ranks write.
+print(f"statistics {statistics(64, 4):.6g}\n", end="", flush=True)
 try:
     statistics(32, 1)
 except InputError as error:
-    print(f"refused: {error}", flush=True)
+    print(f"refused: {error}\n", end="", flush=True)
