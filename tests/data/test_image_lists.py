@@ -2,7 +2,7 @@
 
 import pytest
 
-from hvd_yolo.data import open_dataset, open_splits
+from hvd_yolo.data import find_splits, open_dataset
 from hvd_yolo.errors import InputError
 from tests.data.small_files import encode, picture
 
@@ -123,7 +123,7 @@ def test_darknet_exports_are_read_by_their_data_file(tmp_path, first):
     (tmp_path / "obj.names").write_text("yes\n010\n")
     data = "# made\nclasses = 2\ntrain  = data/train.txt\nvalid=train.txt\nnames = data/obj.names\n"
     (tmp_path / "obj.data").write_text(data + "backup = backup/\n")
-    splits = open_splits(str(tmp_path / "obj.data"))
+    splits = find_splits(str(tmp_path / "obj.data")).datasets
     assert list(splits) == ["train", "val"]
     for dataset in splits.values():
         assert dataset.names == ("yes", "010")

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from hvd_yolo.data import open_dataset, open_splits
+from hvd_yolo.data import find_splits, open_dataset
 from hvd_yolo.data.__main__ import main
 from hvd_yolo.data.dataset import WHOLE, load_sample
 from hvd_yolo.errors import InputError, MissingSplit
@@ -76,7 +76,7 @@ def test_coco_is_found_where_tools_put_it(tmp_path, file, images, split):
         with pytest.raises(MissingSplit, match=f"it has .*{re.escape(file)}"):
             open_dataset(str(tmp_path), "train")
     if split != "test-dev":
-        assert list(open_splits(str(tmp_path))) == [split]
+        assert list(find_splits(str(tmp_path)).datasets) == [split]
 
 
 def test_an_export_that_is_not_split_says_how_to_split_it(tmp_path):
@@ -106,7 +106,7 @@ def test_test_lists_of_coco_without_their_images_are_no_split(tmp_path):
     save(tmp_path / "annotations/image_info_test2017.json", files.coco_content())
     (tmp_path / "images").mkdir()
     shutil.move(tmp_path / "train2017", tmp_path / "images" / "train2017")
-    assert list(open_splits(str(tmp_path))) == ["train"]
+    assert list(find_splits(str(tmp_path)).datasets) == ["train"]
 
 
 def roboflow(folder, used_in=()):
@@ -122,14 +122,14 @@ def roboflow(folder, used_in=()):
 
 
 def test_a_root_category_without_annotations_is_no_class(tmp_path):
-    sets = open_splits(str(roboflow(tmp_path)))
+    sets = find_splits(str(roboflow(tmp_path))).datasets
     assert {split: d.names for split, d in sets.items()} == {"train": ("a", "b"), "val": ("a", "b")}
     assert sets["train"].category_ids == (3, 9)
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_a_root_category_that_one_split_uses_is_a_class_of_all(tmp_path, split):
-    sets = open_splits(str(roboflow(tmp_path, {split})))
+    sets = find_splits(str(roboflow(tmp_path, {split}))).datasets
     assert all(dataset.names == ("cells", "a", "b") for dataset in sets.values())
 
 
@@ -269,7 +269,7 @@ def test_a_file_without_annotations_is_a_split_without_truth(tmp_path):
     del content["annotations"]
     save(tmp_path / "annotations/instances_test.json", content)
     shutil.copytree(tmp_path / "train", tmp_path / "test")
-    sets = open_splits(str(tmp_path))
+    sets = find_splits(str(tmp_path)).datasets
     assert [dataset.has_truth for dataset in sets.values()] == [True, False]
     assert (len(sets["test"]), sets["test"].image_id(1)) == (2, 2)
 
@@ -282,7 +282,7 @@ def test_images_whose_truth_is_withheld_are_not_written_as_background(tmp_path, 
     shutil.copytree(tmp_path / "c/train", tmp_path / "c/test")
     main(["convert", "--data", str(tmp_path / "c"), "--output", str(tmp_path / "out")])
     assert "test: left out" in capsys.readouterr().out
-    assert list(open_splits(str(tmp_path / "out" / "data.yaml"))) == ["train"]
+    assert list(find_splits(str(tmp_path / "out" / "data.yaml")).datasets) == ["train"]
 
 
 VOC_BOXES = [[[1.5, 2, 9, 8], [4, 5, 30, 40]]]
@@ -303,7 +303,7 @@ def voc_boxes(dataset):
 def test_voc_without_lists_is_one_split(tmp_path, xml, image):
     save(tmp_path / xml, XML)
     save(tmp_path / image, IMAGE)
-    sets = open_splits(str(tmp_path))
+    sets = find_splits(str(tmp_path)).datasets
     assert list(sets) == ["all"]
     assert voc_boxes(sets["all"]) == VOC_BOXES
     with pytest.raises(InputError, match=r"one split, `all`.*hvd_yolo.data split --data"):
@@ -321,7 +321,7 @@ def test_voc_with_a_folder_a_split(tmp_path, xml, image):
     for folder in ("train", "valid"):
         save(tmp_path / xml.format(folder), XML.replace(">b<", f">{folder}<"))
         save(tmp_path / image.format(folder), IMAGE)
-    sets = open_splits(str(tmp_path))
+    sets = find_splits(str(tmp_path)).datasets
     assert list(sets) == ["train", "val"]
     assert all(dataset.names == ("a", "train", "valid") for dataset in sets.values())
     assert voc_boxes(sets["val"]) == VOC_BOXES
@@ -348,11 +348,15 @@ def test_lines_of_lists(tmp_path, stem, line):
     save(tmp_path / f"Annotations/{stem}.xml", XML)
     save(tmp_path / f"JPEGImages/{stem}.png", IMAGE)
     save(tmp_path / "ImageSets/Main/train.txt", f"{line}\n\n")
-    if line.startswith("/"):
-        with pytest.raises(InputError, match="leads out of"):
-            open_dataset(str(tmp_path), "train")
-    else:
-        assert voc_boxes(open_dataset(str(tmp_path), "train")) == VOC_BOXES
+    assert voc_boxes(open_dataset(str(tmp_path), "train")) == VOC_BOXES
+
+
+def test_a_line_that_can_only_lead_out_of_the_folder_is_refused(tmp_path):
+    save(tmp_path / "Annotations/x.xml", XML)
+    save(tmp_path / "JPEGImages/x.png", IMAGE)
+    save(tmp_path / "ImageSets/Main/train.txt", "../../..\n")
+    with pytest.raises(InputError, match=r"train.txt:1.*leads out of"):
+        open_dataset(str(tmp_path), "train")
 
 
 def test_the_lists_of_cvat_and_of_single_classes(tmp_path):
@@ -360,7 +364,7 @@ def test_the_lists_of_cvat_and_of_single_classes(tmp_path):
     lists = folder / "ImageSets" / "Main"
     (lists / "train.txt").rename(lists / "default.txt")
     save(lists / "a_default.txt", "1 1\n")
-    assert list(open_splits(str(folder))) == ["default"]
+    assert list(find_splits(str(folder)).datasets) == ["default"]
     with pytest.raises(MissingSplit, match=r"it has default; .*data split"):
         open_dataset(str(folder), "train")
 
