@@ -14,7 +14,7 @@ from hvd_yolo.data.coco_entries import is_no_size
 from hvd_yolo.data.coco_files import USUAL
 from hvd_yolo.data.image_files import AnnotationRows, ImageFiles
 from hvd_yolo.data.pixel_boxes import is_usable, refuse_shares, report_repeated
-from hvd_yolo.data.text_files import inside, is_inside, read_text
+from hvd_yolo.data.text_files import is_inside, read_text
 from hvd_yolo.data.voc_folders import ALL, Layout, Place, candidates, find_layout
 from hvd_yolo.errors import InputError, MissingSplit
 
@@ -86,7 +86,7 @@ def _listed(listing: Path, place: Place, rows: AnnotationRows) -> list[Path]:
         if not line.strip():
             continue
         where = f"{listing}:{number}"
-        file = _listed_xml(line, place, where)
+        file = _listed_xml(line, place)
         if file is None:
             rows.problems.add("listed images without an XML, left out", where, "error")
         else:
@@ -94,18 +94,16 @@ def _listed(listing: Path, place: Place, rows: AnnotationRows) -> list[Path]:
     return files
 
 
-def _listed_xml(line: str, place: Place, where: str) -> Path | None:
-    """The XML that a line of a list means, if it is there; raises InputError for a line that can
-    only lead out of the folder."""
+def _listed_xml(line: str, place: Place) -> Path | None:
+    """The XML inside the folder that a line of a list means, if it is there. Of the path of another
+    machine the end counts."""
     paths = [
         place.annotations / f"{stem}{suffix}"
         for stem in candidates(line)
         for suffix in (".xml", ".XML")
     ]
-    # Of a path of another machine its end may be right.
-    own = [path for path in paths if is_inside(place.root, path)]
-    found = next(filter(os.path.isfile, own), None)
-    return inside(place.root, found or (own or paths)[0], where) if found or not own else None
+    own = (path for path in paths if is_inside(place.root, path))
+    return next(filter(os.path.isfile, own), None)
 
 
 def _read_image(

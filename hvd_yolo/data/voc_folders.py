@@ -200,7 +200,8 @@ def candidates(line: str) -> Iterator[str]:
     for word in dict.fromkeys((line, line.split()[0])):
         name = word.removeprefix("./")
         yield name
-        stem = os.path.splitext(name)[0] if is_image_name(name) or _is_xml(name) else name
+        has_suffix = is_image_name(os.path.basename(name)) or _is_xml(name)
+        stem = os.path.splitext(name)[0] if has_suffix else name
         yield stem
         if "/" in stem:
             yield stem.rpartition("/")[2]
