@@ -9,6 +9,7 @@ from hvd_yolo.data.darknet import is_data_file, read_data_file
 from hvd_yolo.data.data_yaml import read_yaml, root_folder, short
 from hvd_yolo.data.dataset import Annotations, Dataset, Sample
 from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.image_folders import is_hidden
 from hvd_yolo.data.shapes import Shapes
 from hvd_yolo.data.text_files import read_text
 from hvd_yolo.data.yaml_names import class_names, refuse_equal_names
@@ -122,13 +123,16 @@ def _first_names(folder: Path) -> str:
 
 
 def yaml_of_folder(folder: Path) -> Path | None:
-    """The data.yaml of a folder, or the one YAML file with `names` that lies in it."""
+    """The data.yaml of a folder, the one YAML file with `names` that lies in it, or the one of
+    Darknet."""
     exact = folder / "data.yaml"
     if exact.is_file():
         return exact
-    files = [file for file in folder.iterdir() if file.suffix in (".yaml", ".yml")]
-    files = [file for file in files if "names:" in read_text(file)]
-    return files[0] if len(files) == 1 else None
+    files = [f for f in folder.iterdir() if not is_hidden(f.name) and f.is_file()]
+    yamls = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
+    yamls = [file for file in yamls if "names:" in read_text(file)]
+    found = yamls or [file for file in files if is_data_file(file)]
+    return found[0] if len(found) == 1 else None
 
 
 def different_names(what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> str:

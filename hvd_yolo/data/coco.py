@@ -23,6 +23,7 @@ from hvd_yolo.data.coco_entries import (
 )
 from hvd_yolo.data.coco_files import USUAL, ImageNames, annotation_files
 from hvd_yolo.data.image_files import ImageFiles
+from hvd_yolo.data.pixel_boxes import refuse_shares
 from hvd_yolo.data.text_files import read_text
 from hvd_yolo.errors import InputError, MissingSplit
 
@@ -111,6 +112,7 @@ def _read(
     label_of_id = dict.fromkeys(id_of_name.values(), -1)
     label_of_id |= {category: label for label, category in enumerate(category_ids)}
     _add_images(rows, file, folder, images, annotations, label_of_id)
+    refuse_shares(rows.rows, rows.source)
     return rows.finish(names, category_ids, is_normalized=False, has_truth=has_truth)
 
 

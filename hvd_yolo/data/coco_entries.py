@@ -12,7 +12,9 @@ _NUMERIC = {int, float}
 
 Entry = dict[str, Any]
 
-_FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+_FLAGS = {"": False, "false": False, "no": False, "true": True, "yes": True}
+# What tools write for a size that they do not know.
+_NO_SIZE = ("", "none", "null", "nan")
 
 
 def entries_of(content: object, key: str) -> list[Entry]:
@@ -45,7 +47,7 @@ def ids_of(entries: list[Entry], key: str) -> list[int]:
 def text_of(entry: Entry, field: str, where: str) -> str:
     """The text under `field`; raises ValueError."""
     value = entry.get(field)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip():
         raise ValueError(_faulty(where, entry, field, "a text"))
     return value
 
@@ -56,12 +58,17 @@ def size_of(image: Entry, where: str) -> tuple[int, int]:
     sides = []
     for field in ("width", "height"):
         value = image.get(field)
-        number = 0.0 if value is None or value == "" else number_of(value)
+        number = 0.0 if is_no_size(value) else number_of(value)
         if number is None or number < 0:
             raise ValueError(_faulty(where, image, field, "a number of pixels"))
         sides.append(round(number))
     width, height = sides
     return (width, height) if width and height else (0, 0)
+
+
+def is_no_size(value: object) -> bool:
+    """Whether a stated width or height is none: null, NaN, or a text for these."""
+    return value is None or str(value).strip().lower() in _NO_SIZE
 
 
 def whole_number(value: object) -> int | None:
@@ -110,7 +117,8 @@ def flag_of(value: object) -> bool | None:
     if value is None:
         return False
     if isinstance(value, str):
-        return _FLAGS.get(value.strip().lower())
+        word = value.strip().lower()
+        value = _FLAGS[word] if word in _FLAGS else number_of(word)
     return bool(value) if value in (0, 1) else None
 
 

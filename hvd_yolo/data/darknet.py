@@ -8,8 +8,8 @@ from hvd_yolo.data.text_files import read_text
 from hvd_yolo.errors import InputError
 
 # What a data.yaml calls the same.
-_KEYS = {"classes": "nc", "train": "train", "valid": "val", "val": "val", "test": "test",
-         "names": "names"}  # fmt: skip
+_KEYS = {"classes": "nc", "train": "train", "valid": "val", "val": "val", "validation": "val",
+         "test": "test", "names": "names"}  # fmt: skip
 
 
 def is_data_file(file: Path) -> bool:

@@ -32,8 +32,11 @@ class LabelFiles:
         """The label file that an image has or should have, and whether it is there."""
         folder, _, name = image.rpartition("/")
         labels = self.folder_of(folder)
-        label = f"{os.path.splitext(name)[0]}.txt"
-        is_there = label in self._names.of(labels)
+        there, stem = self._names.of(labels), os.path.splitext(name)[0]
+        label = f"{stem}.txt"
+        if label not in there and f"{stem}.TXT" in there:
+            label = f"{stem}.TXT"
+        is_there = label in there
         if self._used.setdefault(labels, {}).setdefault(label, image) != image and is_there:
             self.sharing.append(image)
         return (f"{labels}/{label}" if labels else label), is_there

@@ -79,7 +79,7 @@ class LabelRows:
                 f"id or an angle); these are no labels. Ground truth has 5: {_BOX}"
             )
         is_share = min(numbers, default=0) >= _LEAST and max(numbers, default=0) <= _MOST
-        if columns == 7 and not is_share:
+        if columns == 7 and not is_share and max(numbers[:4]) <= _MOST:
             raise InputError(
                 f"{where}: 7 columns, one outside 0 to 1: no triangle, but {_BOX}, a confidence "
                 f"and a track id, as trackers write them; these are no labels. Ground truth has 5 "

@@ -16,19 +16,22 @@ from typing import Any
 
 from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
+from hvd_yolo.data.coco_entries import is_no_size, number_of
 from hvd_yolo.data.coco_files import USUAL, common_split
 from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.image_folders import is_hidden, is_image_name, list_images, visible_files
+from hvd_yolo.data.pixel_boxes import Box, is_usable, refuse_shares, report_repeated
 from hvd_yolo.data.text_files import is_inside, read_text
 from hvd_yolo.data.voc_folders import ALL
 from hvd_yolo.errors import InputError, MissingSplit
 
-Box = tuple[float, float, float, float]
-
 # Where the JSON files lie that are not beside their images.
-_LABEL_FOLDERS = ("annotations", "labels", "jsons", "json")
-# Bytes that are enough to tell a LabelMe file.
-_HEAD = 4096
+_LABEL_FOLDERS = ("annotations", "labels", "jsons", "json", "images")
+_IMAGE_FOLDERS = ("images", "imgs", "JPEGImages")
+# Bytes that are enough to tell a LabelMe file, whose keys may be in any order, and files that are
+# looked at: others may lie among them.
+_HEAD, _MOST_LOOKED = 4096, 20
+_KEYS = (b'"shapes"', b'"imageData"', b'"imagePath"')
 
 _WITHOUT_BOX = ("point", "points", "line", "linestrip")
 
@@ -59,7 +62,7 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     if names is None:
         others = (file for place in places.values() for file in _json_files(place))
         labels = {
-            str(shape.get("label"))
+            shape["label"]
             for file in others
             for shape in (contents.get(file) or _content(file))["shapes"]
             if shape.get("shape_type") not in _WITHOUT_BOX
@@ -68,13 +71,15 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     label_of_name = {name: label for label, name in enumerate(names)}
     rows = AnnotationRows(f"{folder} {split}")
     for number, (file, content) in enumerate(contents.items(), 1):
-        size = tuple(_side(content.get(key)) for key in ("imageWidth", "imageHeight"))
+        size = _size(file, content)
         rows.start_image(_image_file(file, content["imagePath"], folder), number, size)
         for place, shape in enumerate(content["shapes"]):
             _add_shape(shape, f"{file}: shapes[{place}]", label_of_name, rows)
     images = {str(image) for image in list_images(places[split]).images}
     for image in sorted(images - set(rows.files)):
         rows.problems.add("images without a LabelMe file, left out", image)
+    report_repeated(rows.files, rows.problems)
+    refuse_shares(rows.rows, rows.source)
     return rows.finish(names, category_ids_of(names), is_normalized=False, is_clipped=True)
 
 
@@ -89,18 +94,34 @@ def _places(folder: Path) -> dict[str, Path]:
 
 
 def _has_labelme(folder: Path) -> bool:
-    """Whether the first JSON file of the folder, or of one in it, begins as LabelMe's do."""
+    """Whether one of the first JSON files of the folder, or of one in it, begins as LabelMe's
+    do."""
     for place in (folder, *(folder / name for name in _LABEL_FOLDERS)):
-        file = next((f for f in sorted(place.glob("*.json")) if not is_hidden(f.name)), None)
-        if file is not None:
-            with open(file, "rb") as opened:
-                return b'"shapes"' in opened.read(_HEAD)
+        files = [f for f in sorted(place.glob("*.json")) if not is_hidden(f.name) and f.is_file()]
+        if any(map(_begins_like_labelme, files[:_MOST_LOOKED])):
+            return True
     return False
 
 
-def _side(value: object) -> int:
-    """A stated width or height; 0 where it is none."""
-    return value if type(value) is int and value > 0 else 0
+def _begins_like_labelme(file: Path) -> bool:
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(_HEAD)
+    except OSError:
+        return False
+    return any(key in head for key in _KEYS)
+
+
+def _size(file: Path, content: dict[str, Any]) -> tuple[int, int]:
+    """The width and height that are stated; 0, 0 unless both are. Raises InputError."""
+    sides = []
+    for key in ("imageWidth", "imageHeight"):
+        value = content.get(key)
+        number = 0.0 if is_no_size(value) else number_of(value)
+        if number is None or number < 0:
+            raise InputError(f"{file}: {key} is {value!r:.40}, expected a number of pixels")
+        sides.append(round(number))
+    return (sides[0], sides[1]) if all(sides) else (0, 0)
 
 
 def _add_shape(
@@ -109,24 +130,22 @@ def _add_shape(
     if shape.get("shape_type") in _WITHOUT_BOX:
         rows.problems.add("points and lines, which have no box, left out", where)
         return
-    name = str(shape.get("label"))
+    name = shape["label"]
     if name not in label_of_name:
         raise InputError(f"{where}: class {name!r} is not among {', '.join(label_of_name)}")
-    x1, y1, x2, y2 = _box(shape, where)
-    if not (x2 > x1 and y2 > y1):
-        rows.problems.add("boxes without area, left out", where)
-        return
-    rows.add((x1, y1, x2, y2), label_of_name[name])
+    box = _box(shape, where)
+    if is_usable(box, rows.sizes[-1], rows.problems, where):
+        rows.add(box, label_of_name[name])
 
 
 def _box(shape: dict[str, Any], where: str) -> Box:
     """The box around a shape, xyxy in pixels; raises InputError."""
     kind = shape.get("shape_type") or "polygon"
     points = shape["points"]
-    least = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}.get(kind)
+    least = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2, "rotation": 3}.get(kind)
     if least is None or len(points) < least:
-        needed = f"expected at least {least} points" if least else "expected a rectangle, polygon"
-        raise InputError(f"{where}: a {kind} of {len(points)} points; {needed}, circle or mask")
+        needed = f"at least {least}" if least else "a rectangle, polygon, circle or mask"
+        raise InputError(f"{where}: a {kind} of {len(points)} points; expected {needed}")
     if kind == "circle":
         (x, y), edge = points[:2]
         radius = math.dist((x, y), edge)
@@ -154,6 +173,10 @@ def _content(file: Path) -> dict[str, Any]:
             raise InputError(
                 f"{file}: shapes[{place}] has points {reprlib.repr(points)}, expected [x, y] pairs"
             )
+        label = shape.get("label")
+        shape["label"] = str(label).strip() if isinstance(label, str | int) else ""
+        if not shape["label"] and shape.get("shape_type") not in _WITHOUT_BOX:
+            raise InputError(f"{file}: shapes[{place}] has label {label!r:.40}, expected a name")
     return content
 
 
@@ -172,12 +195,13 @@ def _image_file(file: Path, name: str, root: Path) -> Path:
     counts.
     """
     path = name.replace("\\", "/")
-    for candidate in (file.parent / path, file.parent / Path(path).name):
+    beside = [file.parent.parent / folder / Path(path).name for folder in _IMAGE_FOLDERS]
+    for candidate in (file.parent / path, file.parent / Path(path).name, *beside):
         if is_inside(root, candidate) and os.path.isfile(candidate):
             return Path(os.path.normpath(candidate))
-    beside = [entry for entry in sorted(os.listdir(file.parent)) if Path(entry).stem == file.stem]
-    images = [entry for entry in beside if is_image_name(entry)]
-    return file.parent / (images[0] if images else file.with_suffix(".jpg").name)
+    same = [entry for entry in sorted(os.listdir(file.parent)) if Path(entry).stem == file.stem]
+    images = [entry for entry in same if is_image_name(entry)]
+    return file.parent / (images[0] if images else Path(path).name)
 
 
 def _json_files(folder: Path) -> Iterator[Path]:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
+from hvd_yolo.data.coco_entries import is_no_size
 from hvd_yolo.data.coco_files import USUAL
 from hvd_yolo.data.image_files import ImageFiles
-from hvd_yolo.data.text_files import inside, read_text
+from hvd_yolo.data.pixel_boxes import is_usable, refuse_shares, report_repeated
+from hvd_yolo.data.text_files import is_inside, read_text
 from hvd_yolo.data.voc_folders import ALL, Layout, Place, candidates, find_layout
 from hvd_yolo.errors import InputError, MissingSplit
 
@@ -50,6 +52,8 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
         used = set(map(Path, rows.files))
         for image in place.images_without_xml(used):
             rows.problems.add("images without an XML, left out", str(image))
+    report_repeated(rows.files, rows.problems)
+    refuse_shares(rows.rows, rows.source)
     problems = rows.problems.problems()
     if not rows.files and problems:
         raise InputError(
@@ -83,14 +87,24 @@ def _listed(listing: Path, place: Place, rows: AnnotationRows) -> list[Path]:
         if not line.strip():
             continue
         where = f"{listing}:{number}"
-        stems = candidates(line)
-        paths = (inside(place.root, place.annotations / f"{stem}.xml", where) for stem in stems)
-        file = next(filter(os.path.isfile, paths), None)
+        file = _listed_xml(line, place)
         if file is None:
             rows.problems.add("listed images without an XML, left out", where, "error")
         else:
             files.append(file)
     return files
+
+
+def _listed_xml(line: str, place: Place) -> Path | None:
+    """The XML inside the folder that a line of a list means, if it is there. Of the path of another
+    machine the end counts."""
+    paths = [
+        place.annotations / f"{stem}{suffix}"
+        for stem in candidates(line)
+        for suffix in (".xml", ".XML")
+    ]
+    own = (path for path in paths if is_inside(place.root, path))
+    return next(filter(os.path.isfile, own), None)
 
 
 def _read_image(
@@ -103,10 +117,9 @@ def _read_image(
     if is_ambiguous:
         rows.problems.add("images of the same name, one taken", str(image))
     try:
-        size = _size(root)
-        rows.start_image(image, len(rows.files) + 1, size)
+        rows.start_image(image, len(rows.files) + 1, _size(root))
         for item in root.iter("object"):
-            _read_object(item, file, label_of_name, size, rows)
+            _read_object(item, file, label_of_name, rows)
     except ValueError as error:
         raise InputError(f"{file}: not a VOC annotation: {error}") from error
 
@@ -117,7 +130,7 @@ def _size(root: ET.Element) -> tuple[int, int]:
     sides = []
     for side in ("width", "height"):
         text = (size.findtext(side) or "" if size is not None else "").strip()
-        number = _number(size, "size", side) if text and text != "None" else 0.0
+        number = 0.0 if is_no_size(text) else _number(size, "size", side)
         if number < 0:
             raise ValueError(f"its size has {side} {number:g}")
         sides.append(round(number))
@@ -128,10 +141,11 @@ def _read_object(
     item: ET.Element,
     file: Path,
     label_of_name: dict[str, int],
-    size: tuple[int, int],
     rows: AnnotationRows,
 ) -> None:
     name = (item.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("an object has no name; give it that of its class")
     corners = item.find("bndbox")
     if corners is None:
         kind = "a turned box" if item.find("robndbox") is not None else "no bndbox"
@@ -140,17 +154,10 @@ def _read_object(
         raise InputError(f"{file}: class {name!r} is not among {', '.join(label_of_name)}")
     x1, y1, x2, y2 = (_number(corners, "bndbox", k) for k in ("xmin", "ymin", "xmax", "ymax"))
     where = f"{file} {name} {x1, y1, x2, y2}"
-    if not (x2 > x1 and y2 > y1):
-        return rows.problems.add("boxes without area, left out", where)
-    width, height = size if any(size) else (math.inf, math.inf)
-    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-        return rows.problems.add("boxes outside the image, left out", where)
-    # Some tools round.
-    slack_x, slack_y = (1e-6 * side if any(size) else 0.0 for side in (width, height))
-    if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
-        rows.problems.add("boxes partly outside the image, clipped", where)
     is_difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
-    return rows.add((x1, y1, x2, y2), label_of_name[name], is_crowd=is_difficult)
+    if is_usable((x1, y1, x2, y2), rows.sizes[-1], rows.problems, where):
+        rows.add((x1, y1, x2, y2), label_of_name[name], is_crowd=is_difficult)
+    return None
 
 
 def _number(parent: ET.Element | None, name: str, key: str) -> float:

@@ -14,7 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 from hvd_yolo.data.coco_files import USUAL, common_split
-from hvd_yolo.data.image_folders import is_hidden, is_image_name, visible_files
+from hvd_yolo.data.image_folders import (
+    UNREADABLE_SUFFIXES,
+    is_hidden,
+    is_image_name,
+    visible_files,
+)
 from hvd_yolo.data.text_files import inside
 from hvd_yolo.errors import InputError
 
@@ -62,10 +67,13 @@ class Place:
 
     @cached_property
     def _images_by_stem(self) -> dict[str, list[Path]]:
-        """Image files by their place below `images` without suffix, also in small letters."""
+        """Image files by their place below `images` without suffix, also in small letters; last
+        those of a format that is not read, for a message that says so."""
         found: dict[str, list[Path]] = {}
-        for file in sorted(visible_files(self.images)):
-            if is_image_name(file.name):
+        files = sorted(visible_files(self.images))
+        for file in sorted(files, key=lambda file: not is_image_name(file.name)):
+            suffix = file.suffix.lower()
+            if is_image_name(file.name) or suffix in UNREADABLE_SUFFIXES:
                 stem = file.relative_to(self.images).with_suffix("").as_posix()
                 for key in {stem, stem.lower()}:
                     found.setdefault(key, []).append(file)
@@ -192,7 +200,8 @@ def candidates(line: str) -> Iterator[str]:
     for word in dict.fromkeys((line, line.split()[0])):
         name = word.removeprefix("./")
         yield name
-        stem = os.path.splitext(name)[0] if is_image_name(name) or _is_xml(name) else name
+        has_suffix = is_image_name(os.path.basename(name)) or _is_xml(name)
+        stem = os.path.splitext(name)[0] if has_suffix else name
         yield stem
         if "/" in stem:
             yield stem.rpartition("/")[2]

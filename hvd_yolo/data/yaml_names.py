@@ -79,6 +79,11 @@ def _in_order(file: Path, names: dict[object, object]) -> list[object]:
     by_number: dict[int, object] = {}
     for key, name in names.items():
         number = whole_number(key)
+        if number < 0:
+            raise InputError(
+                f"data {file}: names has the key {short(key)}, expected the number of a class, as "
+                "in `0: NAME`"
+            )
         if number in by_number:
             raise InputError(f"data {file}: names has the number {number} twice")
         by_number[number] = name

@@ -97,7 +97,7 @@ def _images(
     sources are lists: the others' labels may be of images that are in no list."""
     root = root_folder(file, content)
     sources = split_sources(file, content, split, "a folder or a list of images")
-    locations = [_location(file, root, split, source, problems) for source in sources]
+    locations = [_location(file, content, split, source, problems) for source in sources]
     images: list[str] = []
     others: list[str] = []
     for location in locations:
@@ -114,15 +114,23 @@ def _images(
     return images
 
 
-def _location(file: Path, root: Path, split: str, source: str, problems: ProblemLog) -> Path:
+def _location(file: Path, content: Content, split: str, source: str, problems: ProblemLog) -> Path:
     """The folder or list of a source. Roboflow writes ../train/images into a data.yaml that lies
     beside train/."""
+    root = root_folder(file, content)
     own = root / source.replace("\\", "/").removeprefix("../")
     if own == root / source or not os.path.exists(own):
         # Darknet counts from the working directory, a YAML file never does: another data set may
         # lie there.
         folders = [root, Path()] if is_data_file(file) else [root]
-        return locate_source(file, folders, split, source)
+        found = locate_source(file, folders, split, source)
+        if source.startswith("../") and (own := _own_split(root, content)):
+            problems.add(
+                "folders beside the data set's own folder, though another split lies inside it",
+                f"{split} is {source}: {os.path.normpath(found)} is used, as "
+                f"{root / source.removeprefix('../')} does not exist, but {own} does",
+            )
+        return found
     other = root / source
     if os.path.exists(other) and not os.path.samefile(own, other):
         problems.add(
@@ -131,6 +139,17 @@ def _location(file: Path, root: Path, split: str, source: str, problems: Problem
             f"{split} is {source}: {own} is used, {os.path.normpath(other)} is not",
         )
     return own
+
+
+def _own_split(root: Path, content: Content) -> Path | None:
+    """The folder of a split that is written as ../FOLDER and lies in the data set's own folder."""
+    for split in ("train", "val", "test"):
+        source = content.get(split)
+        if isinstance(source, str) and source.startswith("../"):
+            own = root / source.removeprefix("../")
+            if own.exists():
+                return own
+    return None
 
 
 def _report_others(others: Sequence[str], labels: LabelFiles, problems: ProblemLog) -> None:

@@ -162,3 +162,19 @@ def test_folders_of_a_yaml_do_not_count_from_the_working_directory(tmp_path, mon
     (tmp_path / "other/images/train").rename(tmp_path / "other/images/val")
     with pytest.raises(InputError, match=r"train is images/val, but .*set/images/val does not"):
         open_dataset(str(file), "train")
+
+
+@pytest.mark.parametrize("key", ["valid", "Validation", "val"])
+def test_a_folder_with_a_darknet_file_is_what_that_describes(tmp_path, key):
+    for split in ("train", "valid"):
+        folder = tmp_path / f"obj_{split}_data"
+        folder.mkdir()
+        (folder / "1.png").write_bytes(encode(".png", picture()))
+        (folder / "1.txt").write_text(LABEL)
+        (tmp_path / f"{split}.txt").write_text(f"data/{folder.name}/1.png\n")
+    (tmp_path / "obj.names").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n")
+    text = f"classes = 2\ntrain = data/train.txt\n{key} = data/valid.txt\nnames = data/obj.names\n"
+    (tmp_path / "obj.data").write_text(text)
+    datasets = find_splits(str(tmp_path)).datasets
+    assert {split: len(found.boxes) for split, found in datasets.items()} == {"train": 1, "val": 1}
+    assert datasets["val"].names == ("a", "b")

@@ -137,6 +137,7 @@ BAD_ROWS = [
     ("0 0.5 0.5 0.2 20", "look like pixels"),
     ("0 1.5 0.5 0.2 0.2", "look like pixels"),
     ("0 80 60 90 60 90 80 70 75", "look like pixels"),
+    ("0 80 60 90 60 90 80", "look like pixels"),
     ("0 -0.2 0.5 0.2 0.2", "-0.2 where shares of 0 to 1"),
     ("0 0.5 0.5 -0.2 0.2", "-0.2 where shares of 0 to 1"),
     ("0 0,5 0,5 0,2 0,2", "a decimal point"),

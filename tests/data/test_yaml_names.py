@@ -100,6 +100,7 @@ def test_names_may_lie_in_a_file(tmp_path, name):
         ("names: [a, [b]]", "names[1] is [b], expected a text"),
         ("names: {0: a, 2: b}", "numbered 0 to 1 without gaps"),
         ("names: {1: a, 2: b}", "numbered 0 to 1 without gaps"),
+        ("names: {a: 0, b: 1}", "names has the key 'a', expected the number of a class"),
         ("names: [a, b]\nnc: 3", "nc is '3', but names has 2 classes"),
         ("names: [a, b]\nnc: two", "nc is 'two', expected the number of classes"),
         ("nc: 0", "nc is '0', expected"),

@@ -167,3 +167,29 @@ def test_images_that_share_a_label_file_are_told(tmp_path):
     ((what, (told,)),) = problems(open_dataset(str(file), "train")).items()
     assert "share the label file" in what
     assert told == str(tmp_path / "images" / "train" / "one.png")
+
+
+def test_labels_may_have_a_suffix_in_capitals(tmp_path):
+    file = make(tmp_path)
+    (tmp_path / "labels/train/one.txt").rename(tmp_path / "labels/train/one.TXT")
+    dataset = open_dataset(str(file), "train")
+    assert (len(dataset.boxes), problems(dataset)) == (2, {})
+
+
+def test_hidden_files_are_no_yaml_of_a_folder(tmp_path):
+    make(tmp_path).rename(tmp_path / "mine.YAML")
+    put(tmp_path / "._mine.yaml", b"\0\5\x16\7names: \xff")
+    (tmp_path / "other.yaml").mkdir()
+    assert len(open_dataset(str(tmp_path), "train")) == 2
+
+
+def test_a_neighbor_beside_an_own_split_is_told(tmp_path):
+    file = make(tmp_path / "own", "valid/images", "valid/labels")
+    put(file, "train: ../train/images\nval: ../valid/images\nnames: [a]\n")
+    make(tmp_path, "train/images", "train/labels")
+    ((told, places),) = problems(open_dataset(str(file), "train")).items()
+    assert told.startswith("folders beside the data set's own folder")
+    assert f"{tmp_path}/train/images is used" in places[0]
+    assert f"{tmp_path}/own/valid/images does" in places[0]
+    shutil.rmtree(tmp_path / "own/valid")
+    assert problems(open_dataset(str(file), "train")) == {}
