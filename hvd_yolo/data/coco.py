@@ -102,6 +102,7 @@ def _read(
         categories = _without_root(categories, annotations, others)
     id_of_name = _category_ids(categories)
     names = names or tuple(id_of_name)
+    id_of_name = id_of_name | _ids_elsewhere(set(names) - id_of_name.keys(), id_of_name, others)
     if missing := set(names) - id_of_name.keys():
         raise InputError(f"{file}: no category is named {', '.join(sorted(missing))}")
     category_ids = tuple(id_of_name[name] for name in names)
@@ -237,8 +238,28 @@ def _has_category(annotations: list[Entry], number: int | None) -> bool:
 
 
 def _annotations_of(file: Path) -> list[Entry]:
+    return _entries_elsewhere(file, "annotations")
+
+
+def _entries_elsewhere(file: Path, key: str) -> list[Entry]:
     """Those of another split; what is wrong with its file is found when that is read."""
     try:
-        return entries_of(_load(file), "annotations")
+        return entries_of(_load(file), key)
     except (InputError, ValueError):
         return []
+
+
+def _ids_elsewhere(
+    missing: set[str], id_of_name: dict[str, int], others: list[Path]
+) -> dict[str, int]:
+    """The ids of classes that this split has no category for, and another split has."""
+    if not missing:
+        return {}
+    found: dict[str, int] = {}
+    taken = set(id_of_name.values())
+    for category in (one for file in others for one in _entries_elsewhere(file, "categories")):
+        name, number = category.get("name"), whole_number(category.get("id"))
+        if name in missing and name not in found and number is not None and number not in taken:
+            found[name] = number
+            taken.add(number)
+    return found

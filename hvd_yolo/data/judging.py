@@ -103,12 +103,13 @@ def _of_images(split: str, dataset: Dataset, survey: Survey) -> list[Finding]:
 
 def _of_boxes(split: str, dataset: Dataset, survey: Survey) -> list[Finding]:
     truth, owners = as_annotations(survey.objects), survey.owners
-    lows, highs = truth.boxes[:, :2], truth.boxes[:, 2:]
+    boxes = _written_boxes(dataset, survey)
+    lows, highs = boxes[:, :2], boxes[:, 2:]
     image_sides = survey.images[owners, :2]
     slack = _SLACK * image_sides
     is_outside = ((highs <= 0) | (lows >= image_sides)).any(1)
     is_cut = ((lows < -slack) | (highs > image_sides + slack)).any(1) & ~is_outside
-    keys = np.column_stack((owners, truth.labels, truth.boxes.round(3)))
+    keys = np.column_stack((owners, truth.labels, boxes.round(3)))
     is_repeated = np.ones(len(keys), dtype=bool)
     is_repeated[np.unique(keys, axis=0, return_index=True)[1]] = False
     sides = highs - lows
@@ -125,6 +126,19 @@ def _of_boxes(split: str, dataset: Dataset, survey: Survey) -> list[Finding]:
         _finding("warning", split, what, _box_names(dataset, survey, np.flatnonzero(is_faulty)))
         for what, is_faulty in faults.items()
     ]
+
+
+def _written_boxes(dataset: Dataset, survey: Survey) -> np.ndarray:
+    """(M, 4): the objects' boxes; not cut to the image where no size is stated, for then the reader
+    could not count those that are."""
+    boxes = as_annotations(survey.objects).boxes
+    if not (isinstance(dataset, ImageFiles) and dataset.is_clipped):
+        return boxes
+    written = dataset.boxes[np.repeat(survey.is_read, np.diff(dataset.offsets))]
+    if dataset.sizes is None:
+        return written
+    is_stated = dataset.sizes[survey.owners].any(1)
+    return np.where(is_stated[:, None], boxes, written)
 
 
 def _box_names(dataset: Dataset, survey: Survey, rows: np.ndarray) -> list[str]:

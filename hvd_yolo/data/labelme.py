@@ -12,7 +12,7 @@ import os
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
@@ -88,15 +88,20 @@ def _places(folder: Path) -> dict[str, Path]:
     found = {
         common_split(place.name): place
         for place in sorted(folder.iterdir())
-        if common_split(place.name) in USUAL and place.is_dir() and _has_labelme(place)
+        if common_split(place.name) in USUAL and place.is_dir() and _has_labelme(place, "all")
     }
-    return found or ({ALL: folder} if _has_labelme(folder) else {})
+    return found or ({ALL: folder} if _has_labelme(folder, "usual") else {})
 
 
-def _has_labelme(folder: Path) -> bool:
-    """Whether one of the first JSON files of the folder, or of one in it, begins as LabelMe's
-    do."""
-    for place in (folder, *(folder / name for name in _LABEL_FOLDERS)):
+def _has_labelme(folder: Path, below: Literal["usual", "all"]) -> bool:
+    """Whether one of the first JSON files of the folder, or of one in it, begins as LabelMe's do.
+
+    below: the folders in it that are looked at, those that are called as label folders or all.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    inner = names if below == "all" else _LABEL_FOLDERS
+    for place in (folder, *(folder / name for name in inner if not is_hidden(name))):
         files = [f for f in sorted(place.glob("*.json")) if not is_hidden(f.name) and f.is_file()]
         if any(map(_begins_like_labelme, files[:_MOST_LOOKED])):
             return True

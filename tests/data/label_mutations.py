@@ -198,7 +198,7 @@ def some_label_files_deleted(rng, folder, pictures):
 
 
 def label_suffix(rng, folder, pictures):
-    suffix = pick(rng, [".TXT", ".label", ".txt.bak", ".csv", ""])
+    suffix = pick(rng, [".Txt", ".label", ".txt.bak", ".csv", ""])
     for file in label_files(folder)[int(rng.integers(2)) :]:
         file.rename(file.with_name(file.stem + suffix))
 

@@ -43,11 +43,7 @@ def test_a_stated_size_is_compared_whatever_its_type(tmp_path, width, height):
     dataset = open_dataset(make(tmp_path, imageWidth=width, imageHeight=height), "train")
     with pytest.raises(UnreadableImage, match="its annotations are of"):
         dataset.scaled(0, WHOLE)
-    assert boxes_of(dataset, 1) == [BOX]
-
-
-def boxes_of(dataset, index):
-    return load_sample(dataset, index).boxes.tolist()
+    assert load_sample(dataset, 1).boxes.tolist() == [BOX]
 
 
 @pytest.mark.parametrize("size", [None, 0, "", "null", 64.0, "64"])
@@ -72,6 +68,16 @@ def test_another_json_does_not_hide_a_split(tmp_path):
     make(tmp_path, "val", "val")
     with pytest.raises(InputError, match=r"train/0\.json: not a LabelMe file"):
         find_splits(str(tmp_path))
+
+
+def test_a_split_may_have_its_files_in_folders(tmp_path):
+    make(tmp_path, "train/one", "train/one")
+    make(tmp_path, "train/two", "train/two")
+    make(tmp_path, "val", "val")
+    splits = find_splits(str(tmp_path)).datasets
+    assert {split: boxes(found) for split, found in splits.items()} == {
+        "train": [[BOX]] * 4, "val": [[BOX]] * 2
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("labels", ["images", "labels", "annotations", "json"])

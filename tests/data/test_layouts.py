@@ -432,3 +432,20 @@ def test_a_folder_with_a_data_yaml_is_what_that_describes(tmp_path):
     dataset = open_dataset(str(tmp_path), "train")
     assert np.allclose(dataset.annotations(0, 64, 48).boxes, [[16, 12, 48, 36]])
     assert dataset.scaled(0, WHOLE).orientation == 1
+
+
+def test_names_in_a_yaml_may_be_those_of_another_split(tmp_path):
+    coco(tmp_path / "annotations/instances_train.json", tmp_path / "train")
+    content = files.coco_content()
+    (first, second), annotations = content["categories"], content["annotations"]
+    own = [one for one in annotations if one["category_id"] == second["id"]]
+    file = tmp_path / "annotations/instances_val.json"
+    coco(file, tmp_path / "val", categories=[second], annotations=own)
+    names = [first["name"], second["name"]]
+    (tmp_path / "my.yaml").write_text(f"format: coco\npath: .\nnames: {names}\n")
+    sets = find_splits(str(tmp_path / "my.yaml")).datasets
+    assert sets["val"].category_ids == sets["train"].category_ids == (first["id"], second["id"])
+    assert sets["val"].labels.tolist() == [1] * len(own)
+    (tmp_path / "my.yaml").write_text(f"format: coco\npath: .\nnames: {[*names, 'other']}\n")
+    with pytest.raises(InputError, match="no category is named other"):
+        find_splits(str(tmp_path / "my.yaml"))

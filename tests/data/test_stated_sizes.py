@@ -193,6 +193,8 @@ def test_voc_boxes_are_cut_to_the_image_where_no_size_is_stated(tmp_path):
     truth = truth_of(dataset, 0, found)
     assert truth.boxes.tolist() == [[50, 0, WIDTH, HEIGHT]]
     assert truth.areas.tolist() == [14 * HEIGHT]
+    findings = judge({"train": dataset}, {"train": take_survey(dataset, [0])})
+    assert [f.count for f in findings if f.what == "boxes partly outside the image"] == [1]
     # Neither learnt nor a truth that can be missed.
     dataset = open_dataset(str(voc(tmp_path / "out", None, (70, 0, 80, 10))), "train")
     assert len(load_sample(dataset, 0).boxes) == 0
