@@ -210,6 +210,7 @@ def test_ids_with_a_point_and_ids_as_text(tmp_path):
     [
         "{}", "./{}", "train\\{}", "images\\train\\{}", "images/train/{}", "./images/train/{}",
         "/home/x/set/images/train/{}", "C:\\set\\train\\{}",
+        "../../label-studio/data/media/upload/1/{}", "..\\..\\images\\train\\{}",
     ],
 )  # fmt: skip
 def test_file_names_of_other_systems(tmp_path, name):
@@ -407,6 +408,27 @@ def test_the_image_of_an_xml(tmp_path, file_name, image):
     dataset = open_dataset(str(folder), "train")
     assert voc_boxes(dataset) == VOC_BOXES
     assert dataset.files[0].endswith(image)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".JPG", ".webp"])
+def test_an_image_of_the_stem_comes_before_the_name_inside(tmp_path, suffix):
+    folder = files.make_voc(tmp_path, XML.replace(">1.png<", ">2.png<"))
+    (folder / "JPEGImages/1.png").rename(folder / f"JPEGImages/1{suffix}")
+    save(folder / "JPEGImages/2.png", IMAGE)
+    (file,) = open_dataset(str(folder), "train").files
+    assert file.endswith(f"/1{suffix}")
+
+
+def test_xml_in_a_namespace(tmp_path):
+    files.make_voc(tmp_path, XML.replace("<annotation>", '<annotation xmlns="http://a.b/c">'))
+    assert voc_boxes(open_dataset(str(tmp_path), "train")) == VOC_BOXES
+
+
+def test_an_xml_of_all_images_is_refused_with_the_remedy(tmp_path):
+    save(tmp_path / "annotations.xml", '<annotations><image name="1.png"/></annotations>')
+    save(tmp_path / "1.png", IMAGE)
+    with pytest.raises(InputError, match=r"annotations\.xml: .*export them as COCO"):
+        open_dataset(str(tmp_path), "all")
 
 
 def test_voc_objects_that_are_no_boxes_are_counted(tmp_path):
