@@ -456,6 +456,14 @@ def test_a_folder_with_a_data_yaml_is_what_that_describes(tmp_path):
     assert dataset.scaled(0, WHOLE).orientation == 1
 
 
+def test_a_data_yaml_that_is_not_read_is_told(tmp_path):
+    file = files.make_yolo(tmp_path)
+    coco(tmp_path / "annotations/instances_train.json", tmp_path / "train")
+    told = "a data.yaml beside the annotations, not read; name that file to read what it says"
+    assert what(open_dataset(str(tmp_path), "train")) == {told: 1}
+    assert what(open_dataset(str(file), "train")) == {}
+
+
 def test_names_in_a_yaml_may_be_those_of_another_split(tmp_path):
     coco(tmp_path / "annotations/instances_train.json", tmp_path / "train")
     content = files.coco_content()
