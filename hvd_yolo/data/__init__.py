@@ -9,7 +9,9 @@ from hvd_yolo.data.darknet import is_data_file, read_data_file
 from hvd_yolo.data.data_yaml import read_yaml, root_folder, short
 from hvd_yolo.data.dataset import Annotations, Dataset, Sample
 from hvd_yolo.data.decoding import UnreadableImage
+from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.image_folders import is_hidden
+from hvd_yolo.data.problems import Problem, log_problems
 from hvd_yolo.data.shapes import Shapes
 from hvd_yolo.data.text_files import read_text
 from hvd_yolo.data.yaml_names import class_names, refuse_equal_names
@@ -46,22 +48,35 @@ def open_dataset(path: str, split: str) -> Dataset:
             f"data {path}: name the folder that holds the images and their JSON, or a YAML file "
             f"with `format: coco`, `path` and `names`; {_FORMS}"
         )
-    if location.is_file():
-        dataset = _open_yaml(location, split)
+    described = location if location.is_file() else None
+    if described:
+        dataset = _open_yaml(described, split)
     elif labelme.is_folder(location):
         dataset = labelme.open_split(location, split)
     elif coco.is_folder(location):
         dataset = coco.open_split(location, split)
     elif voc.is_folder(location):
         dataset = voc.open_split(location, split)
-    elif file := yaml_of_folder(location):
-        dataset = _open_yaml(file, split)
+    elif described := yaml_of_folder(location):
+        dataset = _open_yaml(described, split)
     else:
         raise InputError(f"data {path}: {_FORMS}; it holds {_first_names(location)}")
     if len(dataset) == 0:
         raise SplitNotThere(f"data {path}: the {split} split has no images")
     refuse_equal_names(f"data {path}", dataset.names)
+    if not described and (location / "data.yaml").is_file():
+        _report_yaml(location / "data.yaml", dataset)
     return dataset
+
+
+def _report_yaml(file: Path, dataset: Dataset) -> None:
+    """Adds to the problems of a folder of another format that its data.yaml is not read: it may
+    name other classes, or other labels."""
+    if isinstance(dataset, ImageFiles) and b"names:" in file.read_bytes():
+        what = "a data.yaml beside the annotations, not read; name that file to read what it says"
+        problem = Problem("warning", what, 1, [str(file)])
+        dataset.problems.append(problem)
+        log_problems(str(file.parent), [problem])
 
 
 class Splits(NamedTuple):

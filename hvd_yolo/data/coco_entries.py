@@ -7,6 +7,7 @@ from typing import Any
 
 # Ids and coordinates travel as float64.
 _LARGEST = 1 << 53
+_A_WHOLE_NUMBER = "a whole number below 2 to the power of 53"
 
 _NUMERIC = {int, float}
 
@@ -37,7 +38,7 @@ def ids_of(entries: list[Entry], key: str) -> list[int]:
     for number, entry in enumerate(entries):
         found = whole_number(entry.get("id"))
         if found is None:
-            raise ValueError(_faulty(f"{key}[{number}]", entry, "id", "a whole number"))
+            raise ValueError(_faulty(f"{key}[{number}]", entry, "id", _A_WHOLE_NUMBER))
         if first.setdefault(found, number) != number:
             raise ValueError(f"{key}[{number}] has the id of {key}[{first[found]}], {found}")
         ids.append(found)

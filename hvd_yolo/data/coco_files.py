@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from hvd_yolo.data.image_folders import is_hidden
-from hvd_yolo.data.text_files import inside
+from hvd_yolo.data.text_files import LONGEST_PATH, inside, is_inside
 from hvd_yolo.errors import InputError, MissingSplit
 
 USUAL = ("train", "val", "test")
@@ -180,16 +180,24 @@ class ImageNames:
         """COCO names folders after the annotation file (train2017/); others put all under images/,
         and some write the folders above it into the names, which are left out until it fits."""
         places = self._places()
+        outside: tuple[list[str], Path, int] | None = None
         for number, name in enumerate(names[:_MAX_TRIED]):
             parts = _parts(name)
             # Those of an absolute path are looked for in the folder too.
             for num_dropped in range(parts[0] == "/", len(parts)):
                 for place in places:
-                    found = self._found(self._inside(parts[num_dropped:], place, number))
+                    # Of the path of another machine the end counts.
+                    path = place.joinpath(*parts[num_dropped:])
+                    if not is_inside(self._folder, path) or len(str(path)) > LONGEST_PATH:
+                        outside = outside or (parts[num_dropped:], place, number)
+                        continue
+                    found = self._found(Path(os.path.normpath(path)))
                     if found and os.path.isfile(found):
                         return place, parts[:num_dropped]
         if not names:
             return self._folder, []
+        if outside:
+            self._inside(*outside)
         looked = ", ".join(str(place) for place in places)
         # COCO hands out the lists of its test images with the annotations of the others.
         kind = MissingSplit if self._file.stem.startswith("image_info_") else InputError

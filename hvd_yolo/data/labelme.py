@@ -69,13 +69,20 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
         }
         names = tuple(sorted(labels))
     label_of_name = {name: label for label, name in enumerate(names)}
+    images = set(list_images(places[split]).images)
+    stems = {os.path.splitext(image)[0] for image in images}
     rows = AnnotationRows(f"{folder} {split}")
     for number, (file, content) in enumerate(contents.items(), 1):
         size = _size(file, content)
-        rows.start_image(_image_file(file, content["imagePath"], folder), number, size)
+        image = _image_file(file, content["imagePath"], folder)
+        if image.stem != file.stem and os.path.splitext(file)[0] in stems:
+            # As in files that were renamed or copied.
+            rows.problems.add(
+                "files whose imagePath is another image than their own, used", str(file)
+            )
+        rows.start_image(image, number, size)
         for place, shape in enumerate(content["shapes"]):
             _add_shape(shape, f"{file}: shapes[{place}]", label_of_name, rows)
-    images = {str(image) for image in list_images(places[split]).images}
     for image in sorted(images - set(rows.files)):
         rows.problems.add("images without a LabelMe file, left out", image)
     report_repeated(rows.files, rows.problems)

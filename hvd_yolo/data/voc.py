@@ -111,6 +111,11 @@ def _read_image(
     file: Path, place: Place, label_of_name: dict[str, int], rows: AnnotationRows
 ) -> None:
     root = _parse(file)
+    if root.find("image") is not None:
+        raise InputError(
+            f"{file}: an XML of all images, as CVAT for images; export them as COCO, Pascal VOC or "
+            "YOLO"
+        )
     stem = file.relative_to(place.annotations).with_suffix("").as_posix()
     file_name = (root.findtext("filename") or "").strip().replace("\\", "/")
     image, is_ambiguous = place.image(stem, file_name, str(file))
@@ -195,7 +200,7 @@ class _Tree(ET.TreeBuilder):
 
 def _parse(file: Path) -> ET.Element:
     try:
-        return ET.parse(file, ET.XMLParser(target=_Tree())).getroot()
+        root = ET.parse(file, ET.XMLParser(target=_Tree())).getroot()
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing") from error
     except OSError as error:
@@ -203,3 +208,8 @@ def _parse(file: Path) -> ET.Element:
     # An encoding that Python or its parser does not know is a LookupError or a ValueError.
     except (ET.ParseError, LookupError, ValueError) as error:
         raise InputError(f"{file}: not XML in UTF-8: {error}") from error
+    if root.tag.startswith("{"):
+        # A namespace, before every tag.
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+    return root

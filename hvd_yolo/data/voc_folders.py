@@ -45,8 +45,9 @@ class Place:
     def image(self, stem: str, file_name: str, where: str) -> tuple[Path, bool]:
         """The image of STEM.xml, and whether others could be meant too.
 
-        STEM.jpg; or what <filename> says; or, where neither is there, an image of the stem of one
-        of them with any suffix. STEM.jpg where there is none.
+        STEM with the suffix .jpg, that of <filename> or any other; or, where there is none, what
+        <filename> says, or an image of its stem. STEM.jpg where there is none. The name inside
+        stays when files are renamed, and may be that of another image by now.
         """
         usual = inside(self.root, self.images / f"{stem}.jpg", where)
         if os.path.isfile(usual):
@@ -54,16 +55,24 @@ class Place:
         # A path of the machine that wrote it says nothing here.
         whole = [] if file_name.startswith("/") else [file_name]
         names = [name for name in (*whole, file_name.rpartition("/")[2]) if name]
+        same_suffix = usual.with_name(f"{usual.stem}{os.path.splitext(file_name)[1]}")
+        if is_image_name(same_suffix.name) and os.path.isfile(same_suffix):
+            return same_suffix, False
+        if found := self._of_stem(stem):
+            return found[0], len(found) > 1
         for name in names:
             path = inside(self.root, self.images / name, f"{where}, filename")
             if os.path.isfile(path):
                 return path, False
-        for name in (stem, *(os.path.splitext(name)[0] for name in names)):
+        for name in names:
             # Not what comes after a dot that is part of the name.
-            found = self._images_by_stem.get(name) or self._images_by_stem.get(name.lower())
-            if found:
+            if found := self._of_stem(os.path.splitext(name)[0]):
                 return found[0], len(found) > 1
         return usual, False
+
+    def _of_stem(self, name: str) -> list[Path]:
+        found = self._images_by_stem
+        return found.get(name) or found.get(name.lower()) or []
 
     @cached_property
     def _images_by_stem(self) -> dict[str, list[Path]]:

@@ -113,3 +113,12 @@ def test_boxes_beyond_the_image_and_repeated_images_are_counted(tmp_path):
         "images named more than once, used as often": 1,
     }
     assert boxes(dataset) == [[BOX, [0, 8, 9, 9]]] * 2 + [[BOX]]
+
+
+def test_an_image_path_that_names_another_image_is_told(tmp_path):
+    dataset = open_dataset(make(tmp_path, imagePath="2.png"), "train")
+    assert what(dataset) == {
+        "files whose imagePath is another image than their own, used": 1,
+        "images named more than once, used as often": 1,
+        "images without a LabelMe file, left out": 1,
+    }

@@ -210,6 +210,7 @@ def test_ids_with_a_point_and_ids_as_text(tmp_path):
     [
         "{}", "./{}", "train\\{}", "images\\train\\{}", "images/train/{}", "./images/train/{}",
         "/home/x/set/images/train/{}", "C:\\set\\train\\{}",
+        "../../label-studio/data/media/upload/1/{}", "..\\..\\images\\train\\{}",
     ],
 )  # fmt: skip
 def test_file_names_of_other_systems(tmp_path, name):
@@ -409,6 +410,27 @@ def test_the_image_of_an_xml(tmp_path, file_name, image):
     assert dataset.files[0].endswith(image)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".JPG", ".webp"])
+def test_an_image_of_the_stem_comes_before_the_name_inside(tmp_path, suffix):
+    folder = files.make_voc(tmp_path, XML.replace(">1.png<", ">2.png<"))
+    (folder / "JPEGImages/1.png").rename(folder / f"JPEGImages/1{suffix}")
+    save(folder / "JPEGImages/2.png", IMAGE)
+    (file,) = open_dataset(str(folder), "train").files
+    assert file.endswith(f"/1{suffix}")
+
+
+def test_xml_in_a_namespace(tmp_path):
+    files.make_voc(tmp_path, XML.replace("<annotation>", '<annotation xmlns="http://a.b/c">'))
+    assert voc_boxes(open_dataset(str(tmp_path), "train")) == VOC_BOXES
+
+
+def test_an_xml_of_all_images_is_refused_with_the_remedy(tmp_path):
+    save(tmp_path / "annotations.xml", '<annotations><image name="1.png"/></annotations>')
+    save(tmp_path / "1.png", IMAGE)
+    with pytest.raises(InputError, match=r"annotations\.xml: .*export them as COCO"):
+        open_dataset(str(tmp_path), "all")
+
+
 def test_voc_objects_that_are_no_boxes_are_counted(tmp_path):
     turned = "<object><name>a</name><robndbox><cx>5</cx><cy>5</cy></robndbox></object>"
     xml = XML.replace("</annotation>", f"{turned}<object><name>a</name></object></annotation>")
@@ -432,6 +454,14 @@ def test_a_folder_with_a_data_yaml_is_what_that_describes(tmp_path):
     dataset = open_dataset(str(tmp_path), "train")
     assert np.allclose(dataset.annotations(0, 64, 48).boxes, [[16, 12, 48, 36]])
     assert dataset.scaled(0, WHOLE).orientation == 1
+
+
+def test_a_data_yaml_that_is_not_read_is_told(tmp_path):
+    file = files.make_yolo(tmp_path)
+    coco(tmp_path / "annotations/instances_train.json", tmp_path / "train")
+    told = "a data.yaml beside the annotations, not read; name that file to read what it says"
+    assert what(open_dataset(str(tmp_path), "train")) == {told: 1}
+    assert what(open_dataset(str(file), "train")) == {}
 
 
 def test_names_in_a_yaml_may_be_those_of_another_split(tmp_path):
