@@ -15,7 +15,7 @@ _REMEDY = "end other programs that use the memory, or give the job a machine, or
 # torch has a class of error for CUDA's allocator alone; its own on the CPU, the C++ library, cuDNN,
 # cuBLAS, oneDNN, which tells no reason, and OpenCV are known by their words.
 _WORDS = re.compile(
-    r"out of memory|allocate memory|Unable to allocate|bad_alloc|ALLOC_FAILED|for want of memory"
+    r"out of memory|allocate memory|Unable to allocate|bad_alloc|ALLOC_FAILED"
     r"|could not create a (primitive|memory)|Insufficient memory|cudaErrorMemoryAllocation"
 )
 # "Tried to allocate 20.00 MiB" (CUDA), "you tried to allocate 64 bytes" (torch on the CPU), "Unable
