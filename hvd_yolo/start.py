@@ -184,7 +184,6 @@ def _furthest(kept: Kept, comm: Comm) -> int:
 
 def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     train_set = open_dataset(config.data, "train")
-    refuse_without_objects(train_set, config.data, "train")
     val_set = open_dataset(config.data, "val") if config.eval.every else None
     for split, dataset in (("train", train_set), ("val", val_set)):
         if dataset is not None and not dataset.has_truth:
@@ -192,6 +191,7 @@ def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
             raise InputError(
                 f"data {config.data}: the {split} split has no annotations; annotate it{remedy}"
             )
+    refuse_without_objects(train_set, config.data, "train")
     if val_set and val_set.names != train_set.names:
         raise InputError(different_names("the val split", val_set.names, train_set.names))
     return train_set, val_set

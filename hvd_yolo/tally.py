@@ -164,8 +164,8 @@ class Tally:
             )
         raise InputError(
             f"no object was on any of the {num_seen} training images of this run: there is nothing "
-            "to learn from. Boxes that lie outside their images are left out: "
-            "`python -m hvd_yolo.data check` names them"
+            "to learn from. A run of a few updates may end before any comes; boxes that lie "
+            "outside their images are left out: `python -m hvd_yolo.data check` names them"
         )
 
 

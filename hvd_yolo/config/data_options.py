@@ -80,7 +80,9 @@ def num_unreadable_allowed(max_unreadable: float, num_images: int) -> int:
     max_unreadable: a fraction below 1, of which one bad file in a small split does not exceed any
     but 0, or else a count.
     """
-    limit = math.ceil(max_unreadable * num_images) if max_unreadable < 1 else max_unreadable
+    # Rounded first: 0.07 x 100 is a little more than 7.
+    share = math.ceil(round(max_unreadable * num_images, 6))
+    limit = share if max_unreadable < 1 else max_unreadable
     return max(0, int(min(limit, num_images - 1)))
 
 

@@ -27,6 +27,7 @@ from hvd_yolo.config.data_verbs import (
 from hvd_yolo.data import Splits, find_splits, open_dataset, telling, writing
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.dealing import deal, read_shares
+from hvd_yolo.data.digest import summary
 from hvd_yolo.data.entries import Entry, entries_of, parts_of, with_places
 from hvd_yolo.data.judging import OTHER_SIZE, UNREADABLE, absent_splits, judge
 from hvd_yolo.data.measures import measure
@@ -34,6 +35,7 @@ from hvd_yolo.data.order import keyed_rng, share
 from hvd_yolo.data.sheets import save_sheet
 from hvd_yolo.data.survey import Survey, take_survey
 from hvd_yolo.errors import InputError
+from hvd_yolo.feed import refuse_different
 from hvd_yolo.value_range import share_value_range
 
 logger = logging.getLogger(__name__)
@@ -132,6 +134,8 @@ def _find(data: str, splits: str, comm: Comm) -> Splits:
     names = _split_names(splits)
     with agree(comm):
         found = find_splits(data, names)
+    seen = {split: summary(dataset) for split, dataset in found.datasets.items()}
+    refuse_different(seen, data, comm)
     share_value_range(list(found.datasets.values()), 0.0, comm)
     return found
 

@@ -21,7 +21,7 @@ from hvd_yolo.data.coco_entries import (
     text_of,
     whole_number,
 )
-from hvd_yolo.data.coco_files import USUAL, ImageNames, annotation_files
+from hvd_yolo.data.coco_files import ROBOFLOW, USUAL, ImageNames, annotation_files
 from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.pixel_boxes import refuse_shares
 from hvd_yolo.data.text_files import read_text
@@ -66,6 +66,8 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
 
 def _missing(folder: Path, split: str, files: dict[str, list[Path]]) -> str:
     expected = folder / "annotations" / f"instances_{split}.json"
+    if any(own.name == ROBOFLOW for several in files.values() for own in several):
+        expected = folder / ("valid" if split == "val" else split) / ROBOFLOW
     text = f"data {folder}: no {split} split; expected {expected}"
     if not files:
         return text

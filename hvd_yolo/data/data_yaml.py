@@ -4,6 +4,7 @@ YAML 1.1 turns yes, no, on, 010, 1e3, 1:30 and dates into other values, and a cl
 these names. So no scalar is resolved: what must be a number is read as one where it is used.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,14 @@ def read_yaml(file: Path) -> Content | None:
 
 
 def root_folder(file: Path, content: Content) -> Path:
-    """The folder that `path` of a data.yaml names, by itself or from where the file lies."""
-    return file.parent / text_of(file, "path", content.get("path") or ".")
+    """The folder that `path` of a data.yaml names, by itself or from where the file lies.
+
+    Published files name the data set's folder from elsewhere (`path: ../datasets/coco8`): where
+    that is not there and the file lies in a folder of this name, it is that folder.
+    """
+    folder = file.parent / text_of(file, "path", content.get("path") or ".")
+    own = Path(os.path.abspath(file)).parent
+    return file.parent if own.name == folder.name and not folder.exists() else folder
 
 
 def split_sources(file: Path, content: Content, split: str, expected: str) -> list[str]:

@@ -179,6 +179,8 @@ def _content(file: Path) -> dict[str, Any]:
         and isinstance(content.get("shapes"), list)
     ):
         raise InputError(f"{file}: not a LabelMe file: it needs `imagePath` and a list `shapes`")
+    # The image itself, as text: the files of a split would fill the memory.
+    content.pop("imageData", None)
     for place, shape in enumerate(content["shapes"]):
         points = shape.get("points") if isinstance(shape, dict) else None
         if not isinstance(points, list) or not points or not all(map(_is_point, points)):

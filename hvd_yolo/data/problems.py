@@ -47,9 +47,14 @@ class ProblemLog:
 
 
 def log_problems(source: str, problems: list[Problem]) -> None:
-    """Logs one line per kind with its first places; source: the file or folder and the split."""
+    """Logs one line per kind with its first places; source: the file or folder and the split.
+
+    Errors are logged as warnings too: all ranks read the same, and only rank 0 shows warnings.
+    """
     for problem in problems:
-        level = logging.ERROR if problem.severity == "error" else logging.WARNING
+        prefix = "error: " if problem.severity == "error" else ""
         more = ", ..." if problem.count > len(problem.examples) else ""
         examples = ", ".join(problem.examples)
-        logger.log(level, "%s: %s: %d (%s%s)", source, problem.what, problem.count, examples, more)
+        logger.warning(
+            "%s%s: %s: %d (%s%s)", prefix, source, problem.what, problem.count, examples, more
+        )

@@ -131,8 +131,16 @@ def _lists(folder: Path) -> dict[str, Path]:
         if place == folder:
             # Of any folder: these names alone are lists.
             files = [file for file in files if common_split(file.stem) in USUAL]
-        if files:
-            return {common_split(file.stem): file for file in files}
+        lists: dict[str, Path] = {}
+        for file in files:
+            other = lists.setdefault(common_split(file.stem), file)
+            if other != file:
+                raise InputError(
+                    f"data {folder}: {other} and {file} can both list the "
+                    f"{common_split(file.stem)} split; remove or rename one of them"
+                )
+        if lists:
+            return lists
     return {}
 
 

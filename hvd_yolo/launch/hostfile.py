@@ -143,5 +143,7 @@ def _names(place: str, pattern: str) -> list[str]:
             )
         numbers = range(int(start), int(end) + 1)
         tails = _names(place, after)
+        if len(numbers) * len(tails) > _MOST_HOSTS:
+            raise InputError(f"{place}: {pattern!r} is more than {_MOST_HOSTS:,} hosts")
         names += [f"{before}{n:0{len(start)}}{tail}" for n in numbers for tail in tails]
     return names

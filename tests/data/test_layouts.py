@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from hvd_yolo.data import find_splits, open_dataset
+from hvd_yolo.data import UnreadableImage, find_splits, open_dataset
 from hvd_yolo.data.__main__ import main
 from hvd_yolo.data.dataset import WHOLE, load_sample
 from hvd_yolo.errors import InputError, MissingSplit
@@ -417,6 +417,20 @@ def test_an_image_of_the_stem_comes_before_the_name_inside(tmp_path, suffix):
     save(folder / "JPEGImages/2.png", IMAGE)
     (file,) = open_dataset(str(folder), "train").files
     assert file.endswith(f"/1{suffix}")
+
+
+def test_an_image_of_a_format_that_is_not_read_is_named(tmp_path):
+    folder = files.make_voc(tmp_path)
+    (folder / "JPEGImages/1.png").unlink()
+    save(folder / "JPEGImages/1.HEIC", b"\0\0\0\x18ftypheic")
+    with pytest.raises(UnreadableImage, match=r"1\.HEIC: .*convert it"):
+        open_dataset(str(folder), "train").scaled(0, WHOLE)
+
+
+def test_a_missing_split_of_roboflow_is_expected_where_it_writes_it(tmp_path):
+    coco(tmp_path / "train/_annotations.coco.json", tmp_path / "train")
+    with pytest.raises(MissingSplit, match=r"expected \S+/valid/_annotations\.coco\.json"):
+        open_dataset(str(tmp_path), "val")
 
 
 def test_xml_in_a_namespace(tmp_path):

@@ -8,7 +8,7 @@ from hvd_yolo.data import find_splits, open_dataset
 from hvd_yolo.data.__main__ import main
 from hvd_yolo.doctor.data_sets import look
 from hvd_yolo.errors import InputError
-from tests.data.small_files import encode, picture
+from tests.data.small_files import encode, make_yolo, picture
 
 LABEL = "0 0.5 0.5 0.5 0.5\n"
 
@@ -193,3 +193,15 @@ def test_a_neighbor_beside_an_own_split_is_told(tmp_path):
     assert f"{tmp_path}/own/valid/images does" in places[0]
     shutil.rmtree(tmp_path / "own/valid")
     assert problems(open_dataset(str(file), "train")) == {}
+
+
+def test_a_published_file_finds_the_folder_that_it_lies_in(tmp_path):
+    """`path: ../datasets/NAME` inside NAME/, as Ultralytics publishes its data sets."""
+    file = make_yolo(tmp_path / "coco8")
+    text = file.read_text()
+    for path in ("../datasets/coco8", "coco8", "/nowhere/coco8"):
+        file.write_text(text.replace("path: .", f"path: {path}"))
+        assert len(open_dataset(str(file), "train")) == 1
+    file.write_text(text.replace("path: .", "path: ../datasets/other"))
+    with pytest.raises(InputError, match="datasets/other"):
+        open_dataset(str(file), "train")
