@@ -45,7 +45,7 @@ try:
     from hvd_yolo.data.digest import summary
 except ImportError:
     summary = lambda dataset: feed.told({"train": dataset})
-began = time.perf_counter()
+began, worked = time.perf_counter(), time.process_time()
 dataset = open_dataset(sys.argv[1], "train")
 opened = time.perf_counter()
 summary(dataset)
@@ -54,7 +54,8 @@ if share_value_range:
 ended = time.perf_counter()
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({
-    "images": len(dataset), "open": opened - began, "start": ended - began, "MiB": memory,
+    "images": len(dataset), "open": opened - began, "start": ended - began, "cpu": time.process_time() - worked,
+    "MiB": memory,
 }))
 """
 
@@ -175,7 +176,7 @@ def main() -> None:
     print(f"{asked.images:,} images, {asked.rounds} rounds, {os.cpu_count()} cores")
     print("| format | what | before | after | ratio |\n|---|---|---|---|---|")
     for kind, rounds in results.items():
-        for what, unit in (("open", " s"), ("start", " s"), ("MiB", "")):
+        for what, unit in (("open", " s"), ("start", " s"), ("cpu", " s"), ("MiB", "")):
             print(_row(kind, what, unit, rounds))
     file = Path(__file__).with_suffix(".json")
     file.write_text(json.dumps({"images": asked.images, "rounds": results}, indent=1) + "\n")
