@@ -63,6 +63,7 @@ class FrameBlock:
     first: int
     name: str
     is_clean = True
+    has_truth = False
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -88,9 +89,13 @@ class FrameBlock:
         """The number of the frame, from 1."""
         return self.first + index
 
-    def annotations(self, index: int, width: int, height: int) -> Annotations:
+    def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
         """None are known."""
         return no_annotations()
+
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """There are no boxes to turn."""
+        return False
 
 
 def blocks(
