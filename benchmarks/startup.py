@@ -54,8 +54,8 @@ if share_value_range:
 ended = time.perf_counter()
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({
-    "images": len(dataset), "open": opened - began, "start": ended - began, "cpu": time.process_time() - worked,
-    "MiB": memory,
+    "images": len(dataset), "open": opened - began, "start": ended - began,
+    "cpu": time.process_time() - worked, "MiB": memory,
 }))
 """
 

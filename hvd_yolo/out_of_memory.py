@@ -27,6 +27,10 @@ _UNITS = {"b": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch, NumPy, OpenCV, Python or the system says that memory ran out, on
     the CPU or a GPU."""
+    # torch.save closes its file after a write that failed, and the error of that hides the first.
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if isinstance(error, RuntimeError) and isinstance(before, MemoryError):
+        return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

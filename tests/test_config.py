@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import pytest
 import yaml
 
@@ -182,3 +185,13 @@ def test_what_is_no_run_is_answered_with_the_run_that_there_is(run, tmp_path):
     run.rename(tmp_path / "true")
     assert config.load(["--resume", "true"]).imgsz == 96
     assert "as --resume runs/exp" in refusal("--resume", "false")
+
+
+@pytest.mark.parametrize("key", ["conf", "iou"])
+@pytest.mark.parametrize("value", [-0.1, 25, math.nan])
+def test_a_threshold_that_is_no_share_is_refused(key, value):
+    with pytest.raises(InputError, match=f"{key} is {value}, it must be between 0 and 1"):
+        config.check_values(dataclasses.replace(config.PredictConfig(), **{key: value}))
+    limits = dataclasses.replace(config.Config().eval, **{key: value})
+    with pytest.raises(InputError, match=f"eval.{key} is {value}, it must be between 0 and 1"):
+        config.check_values(dataclasses.replace(config.Config(), eval=limits))

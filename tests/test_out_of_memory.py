@@ -1,5 +1,6 @@
 """Errors for want of memory: real ones of each library, and what is said about them."""
 
+import io
 import mmap
 
 import numpy as np
@@ -43,3 +44,15 @@ def test_the_amount_that_a_gpu_was_asked_for_is_told():
 )
 def test_other_errors_are_not(error):
     assert not is_out_of_memory(error)
+
+
+def test_memory_that_runs_out_while_a_state_is_saved_is_recognized():
+    class Full(io.BytesIO):
+        def write(self, content):
+            if len(content) > 1000:
+                raise MemoryError
+            return super().write(content)
+
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        torch.save({"weight": torch.zeros(100_000)}, Full())
+    assert is_out_of_memory(caught.value)

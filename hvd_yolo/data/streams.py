@@ -89,13 +89,13 @@ class FrameBlock:
         """The number of the frame, from 1."""
         return self.first + index
 
-    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
-        """Frames have no annotations to turn."""
-        return False
-
     def annotations(self, index: int, width: int, height: int, orientation: int = 1) -> Annotations:
         """None are known."""
         return no_annotations()
+
+    def is_turned(self, index: int, width: int, height: int, orientation: int) -> bool:
+        """There are no boxes to turn."""
+        return False
 
 
 def blocks(

@@ -9,9 +9,11 @@ import threading
 import time
 
 import cv2
+import numpy as np
 import pytest
 
-from hvd_yolo.data.streams import Stream, shown
+from hvd_yolo.data.dataset import Dataset, load_sample
+from hvd_yolo.data.streams import FrameBlock, Stream, shown
 from hvd_yolo.errors import InputError
 from tests.conftest import command_for, job_environment, needs_mpi, run_job
 from tests.predict.conftest import frames_read, picture, tree
@@ -114,3 +116,15 @@ def test_a_stream_that_cannot_be_opened_is_named(serve, tmp_path):
 
 def test_an_address_is_shown_without_its_secrets():
     assert shown("rtsp://me:pass@host:554/live/1?key=x") == "rtsp://host:554/live/1"
+
+
+_MEMBERS = {*Dataset.__annotations__, *(key for key in vars(Dataset) if not key.startswith("_"))}
+
+
+def test_frames_of_a_stream_are_a_complete_data_set():
+    frame = np.full((24, 32, 3), 7, np.uint8)
+    block = FrameBlock(("a",), (1,), [frame], 5, "stream")
+    missing = [name for name in _MEMBERS if not hasattr(block, name)]
+    assert not missing
+    sample = load_sample(block, 0)
+    assert (sample.width, sample.height, len(sample.boxes), sample.image_id) == (32, 24, 0, 5)
