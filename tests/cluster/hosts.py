@@ -101,7 +101,9 @@ def mpirun(ranks: Mapping[str, int], arguments: Sequence[str], *options: str) ->
 def made(number: int, folder: Path) -> Iterator[Hosts]:
     """So many hosts, and none of them afterwards. folder: for their files."""
     prefix = f"hy{os.getpid() % 10000}"
-    environment = {**os.environ, "NETLAB": str(folder), "NETLAB_PREFIX": prefix}
+    # What this shell sets for OpenBLAS ssh would not hand on: a difference between the hosts.
+    own = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+    environment = {**own, "NETLAB": str(folder), "NETLAB_PREFIX": prefix}
     hosts = Hosts(tuple(f"node{i + 1}" for i in range(number)), environment)
     try:
         hosts.lab("up", str(number))
