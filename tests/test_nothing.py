@@ -62,6 +62,7 @@ def lines(run, kind):
 def test_a_limit_is_a_fraction_or_a_count_and_never_all_images():
     allowed = [num_unreadable_allowed(0.01, n) for n in (1, 2, 50, 100, 101, 100_000)]
     assert allowed == [0, 1, 1, 1, 2, 1000]
+    assert num_unreadable_allowed(0.07, 100) == 7
     counts = (0, 1, 7, 49, 50, 1000, float("inf"))
     assert [num_unreadable_allowed(n, 50) for n in counts] == [0, 1, 7, 49, 49, 49, 49]
 

@@ -80,9 +80,10 @@ def num_unreadable_allowed(max_unreadable: float, num_images: int) -> int:
     max_unreadable: a fraction below 1, of which one bad file in a small split does not exceed any
     but 0, or else a count.
     """
-    # Rounded first: 0.07 x 100 is a little more than 7.
-    share = math.ceil(round(max_unreadable * num_images, 6))
-    limit = share if max_unreadable < 1 else max_unreadable
+    limit = max_unreadable
+    if max_unreadable < 1:
+        # Rounded first: 0.07 x 100 is a little more than 7.
+        limit = math.ceil(round(max_unreadable * num_images, 6))
     return max(0, int(min(limit, num_images - 1)))
 
 
