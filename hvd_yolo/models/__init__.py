@@ -78,7 +78,13 @@ def build_model(
             model = family.build(name, num_classes)
             model.conf, model.iou, model.max_detections = conf, iou, max_detections
             return model
-    known = ", ".join(name for family in _FAMILIES for name in family.SIZES)
+    names = [name for family in _FAMILIES for name in family.SIZES]
+    stem = name.rpartition("/")[2].removesuffix(".pt").removesuffix(".yaml")
+    if stem in names:
+        # Ultralytics' `model=yolov8n.pt` is both at once.
+        weights = f" --weights {name}" if name.endswith(".pt") else ""
+        raise InputError(f"model {name}: did you mean --model {stem}{weights}?")
+    known = ", ".join(names)
     raise InputError(
         f"model {name}: there is none of that name; built in are {known}; torchvision:NAME, "
         "ultralytics:NAME.yaml and any package.module:callable are taken as well"

@@ -163,3 +163,17 @@ def test_recomputed_activations_change_nothing(name):
         states.append(model.state_dict() | gradients)
     for key, value in states[0].items():
         assert torch.allclose(value, states[1][key], rtol=1e-12, atol=1e-12), key
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("yolov8n.pt", "--model yolov8n --weights yolov8n.pt"),
+        ("weights/yolo11s.pt", "--model yolo11s --weights weights/yolo11s.pt"),
+        ("yolov8n.yaml", "--model yolov8n?"),
+    ],
+)
+def test_a_file_of_other_tools_as_model_gets_a_hint(name, hint):
+    with pytest.raises(InputError) as error:
+        build_model(name, 3)
+    assert hint in str(error.value)
