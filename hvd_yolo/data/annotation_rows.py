@@ -1,11 +1,15 @@
 """The flat arrays of a data set's annotations, collected image by image."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from hvd_yolo.data.image_files import ImageFiles, LooseFiles, Storage
 from hvd_yolo.data.problems import ProblemLog, log_problems
+
+# x1, y1, x2, y2.
+Box = tuple[float, float, float, float]
 
 
 class AnnotationRows:
@@ -39,27 +43,37 @@ class AnnotationRows:
         self.rows.append((*box, label, area, is_crowd))
         self.lengths[-1] += 1
 
-    def add_clipped(
-        self,
-        box: tuple[float, ...],
-        label: int,
-        width: float,
-        height: float,
-        where: str,
-        is_crowd: bool = False,
-    ) -> None:
-        """Adds the box cut to the image; one without area is left out. Both are counted."""
+    def add_share(self, box: Box, label: int, where: str) -> None:
+        """Adds a box in shares of its image, cut to it; one outside or without area is left out.
+        Both are counted."""
+        x1, y1, x2, y2 = box
+        # Nearly all.
+        if 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1:
+            self.add(box, label)
+        elif self._is_usable(box, 1, 1, where):
+            self.add((max(x1, 0.0), max(y1, 0.0), min(x2, 1.0), min(y2, 1.0)), label)
+
+    def add_usable(self, box: Box, label: int, where: str, is_crowd: bool = False) -> None:
+        """Adds a box in pixels of the image that was started last, to be cut to it when it is
+        opened; one outside the size that is stated, or without area, is left out. Both are
+        counted."""
+        width, height = self.sizes[-1]
+        if self._is_usable(box, width or math.inf, height or math.inf, where):
+            self.add(box, label, is_crowd=is_crowd)
+
+    def _is_usable(self, box: Box, width: float, height: float, where: str) -> bool:
         x1, y1, x2, y2 = box
         if not (x2 > x1 and y2 > y1):
-            return self.problems.add("boxes without area, left out", where)
+            self.problems.add("boxes without area, left out", where)
+            return False
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            self.problems.add("boxes outside the image, left out", where)
+            return False
         # YOLO files round to six digits, which puts a box at the edge outside by half of the last.
-        slack_x, slack_y = 1e-6 * width, 1e-6 * height
-        clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
-        if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
-            return self.problems.add("boxes outside the image, left out", where)
+        slack_x, slack_y = (1e-6 * side if side < math.inf else 0.0 for side in (width, height))
         if x1 < -slack_x or y1 < -slack_y or x2 > width + slack_x or y2 > height + slack_y:
             self.problems.add("boxes partly outside the image, clipped", where)
-        return self.add(clipped, label, is_crowd=is_crowd)
+        return True
 
     def finish(
         self,

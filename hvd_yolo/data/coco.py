@@ -6,7 +6,6 @@ An annotation that cannot be used is counted and left out. A file without the li
 as challenges hand it out, is a split without truth.
 """
 
-import json
 from pathlib import Path
 
 from hvd_yolo.data.annotation_rows import AnnotationRows
@@ -21,10 +20,11 @@ from hvd_yolo.data.coco_entries import (
     text_of,
     whole_number,
 )
-from hvd_yolo.data.coco_files import ROBOFLOW, USUAL, ImageNames, annotation_files
+from hvd_yolo.data.coco_files import ROBOFLOW, ImageNames, annotation_files
 from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.pixel_boxes import refuse_shares
-from hvd_yolo.data.text_files import read_text
+from hvd_yolo.data.split_names import USUAL, split_remedy
+from hvd_yolo.data.text_files import read_json
 from hvd_yolo.errors import InputError, MissingSplit
 
 _LEFT_OUT = "annotations {}, left out"
@@ -59,7 +59,7 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     (file,) = files[split]
     others = [other for other in _splits_by_file(files) if other != file]
     try:
-        return _read(file, folder, split, _load(file), names, others)
+        return _read(file, folder, split, read_json(file), names, others)
     except ValueError as error:
         raise InputError(f"{file}: {error}; expected COCO's instances format") from error
 
@@ -74,18 +74,7 @@ def _missing(folder: Path, split: str, files: dict[str, list[Path]]) -> str:
     text += f"; it has {', '.join(f'{name} ({f})' for f, name in _splits_by_file(files).items())}"
     if files.keys() & set(USUAL):
         return text
-    return (
-        f"{text}; `python -m hvd_yolo.data split --data {folder} --output {folder}_split` deals "
-        f"the images into train, val and test, to train on {folder}_split/data.yaml"
-    )
-
-
-def _load(file: Path) -> object:
-    try:
-        return json.loads(read_text(file))
-    # RecursionError: brackets in brackets.
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not a JSON file: {error}") from error
+    return f"{text}; {split_remedy(folder)}"
 
 
 def _read(
@@ -146,10 +135,7 @@ def _add_images(
             num_faulty += not _add(rows, annotations[number], number, label_of_id, *size)
     if annotations and num_faulty == len(annotations):
         first = rows.problems.problems()[0]
-        raise InputError(
-            f"{file}: none of its {num_faulty} annotations can be used; {first.what}: "
-            f"{first.count} ({', '.join(first.examples)})"
-        )
+        raise InputError(f"{file}: none of its {num_faulty} annotations can be used; {first}")
 
 
 def _numbers_by_image(
@@ -229,7 +215,7 @@ def _without_root(
         if rest and all(category.get("supercategory") == root.get("name") for category in rest):
             number = whole_number(root.get("id"))
             is_used = _has_category(annotations, number) or any(
-                _has_category(_annotations_of(file), number) for file in others
+                _has_category(_entries_elsewhere(file, "annotations"), number) for file in others
             )
             return categories if is_used else rest
     return categories
@@ -239,14 +225,10 @@ def _has_category(annotations: list[Entry], number: int | None) -> bool:
     return any(whole_number(one.get("category_id")) == number for one in annotations)
 
 
-def _annotations_of(file: Path) -> list[Entry]:
-    return _entries_elsewhere(file, "annotations")
-
-
 def _entries_elsewhere(file: Path, key: str) -> list[Entry]:
     """Those of another split; what is wrong with its file is found when that is read."""
     try:
-        return entries_of(_load(file), key)
+        return entries_of(read_json(file), key)
     except (InputError, ValueError):
         return []
 

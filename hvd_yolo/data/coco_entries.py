@@ -3,6 +3,7 @@ and areas that are null, iscrowd as "false"."""
 
 import math
 import reprlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Ids and coordinates travel as float64.
@@ -56,20 +57,34 @@ def text_of(entry: Entry, field: str, where: str) -> str:
 def size_of(image: Entry, where: str) -> tuple[int, int]:
     """The width and height that an entry of `images` states; 0, 0 unless it states both. Raises
     ValueError for what is no size."""
-    sides = []
-    for field in ("width", "height"):
-        value = image.get(field)
-        number = 0.0 if is_no_size(value) else number_of(value)
+    width, height = image.get("width"), image.get("height")
+    # As nearly all are written.
+    if (
+        type(width) is int
+        and type(height) is int
+        and 0 < width < _LARGEST
+        and 0 < height < _LARGEST
+    ):
+        return width, height
+    sides = {"width": width, "height": height}
+    return stated_size(sides, lambda field: _faulty(where, image, field, "a number of pixels"))
+
+
+def stated_size(sides: Mapping[str, object], fault_of: Callable[[str], str]) -> tuple[int, int]:
+    """A width and a height as annotations state them, in this order, by their keys; 0, 0 unless
+    both are: null, NaN, a text for these, or 0 is none.
+
+    Raises ValueError, with what fault_of() says of the key, for a value that is no size.
+    """
+    numbers = []
+    for key, value in sides.items():
+        is_none = value is None or str(value).strip().lower() in _NO_SIZE
+        number = 0.0 if is_none else number_of(value)
         if number is None or number < 0:
-            raise ValueError(_faulty(where, image, field, "a number of pixels"))
-        sides.append(round(number))
-    width, height = sides
+            raise ValueError(fault_of(key))
+        numbers.append(round(number))
+    width, height = numbers
     return (width, height) if width and height else (0, 0)
-
-
-def is_no_size(value: object) -> bool:
-    """Whether a stated width or height is none: null, NaN, or a text for these."""
-    return value is None or str(value).strip().lower() in _NO_SIZE
 
 
 def whole_number(value: object) -> int | None:

@@ -13,14 +13,13 @@ import os
 import re
 from pathlib import Path
 
-from hvd_yolo.data.image_folders import is_hidden
+from hvd_yolo.data.image_folders import names_in, visible_names
+from hvd_yolo.data.split_names import USUAL, common_split
 from hvd_yolo.data.text_files import LONGEST_PATH, inside, is_inside
 from hvd_yolo.errors import InputError, MissingSplit
 
-USUAL = ("train", "val", "test")
 ROBOFLOW = "_annotations.coco.json"
 
-_SYNONYMS = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 # In the order in which they are preferred.
 _KINDS = ("instances", "", "person_keypoints", "image_info")
 _OTHER_KINDS = ("captions", "panoptic", "stuff")
@@ -40,14 +39,6 @@ def annotation_files(folder: Path) -> dict[str, list[Path]]:
     return _of_annotations(folder) or _of_split_folders(folder) or _of_root(folder)
 
 
-def common_split(name: str) -> str:
-    """train, val or test, where a file or folder of this name can only mean that one; or the
-    name."""
-    low = name.lower()
-    low = _SYNONYMS.get(low, low)
-    return low if low in USUAL else name
-
-
 def _split_of_file(stem: str) -> str:
     """What the stem of a file calls its split, also among words that say nothing of it:
     train_annotations.coco, annotations_train."""
@@ -60,7 +51,7 @@ def _of_annotations(folder: Path) -> dict[str, list[Path]]:
     """The files below annotations/ by split, those alone that are preferred most."""
     ranks: dict[str, dict[int, list[Path]]] = {}
     # Annotations/ too, which is VOC's where it holds XML.
-    places = [folder / name for name in _visible(folder) if name.lower() == "annotations"]
+    places = [folder / name for name in visible_names(folder) if name.lower() == "annotations"]
     for file in (file for place in places for file in _json_files(place)):
         if file.stem.startswith(_OTHER_KINDS):
             continue
@@ -77,7 +68,7 @@ def _of_annotations(folder: Path) -> dict[str, list[Path]]:
 
 def _of_split_folders(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for name in _visible(folder):
+    for name in visible_names(folder):
         split, place = common_split(name), folder / name
         if split not in USUAL or not place.is_dir():
             continue
@@ -116,12 +107,8 @@ def _begins_like_coco(file: Path) -> bool:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    names = (name for name in _visible(folder) if name.lower().endswith(".json"))
+    names = (name for name in visible_names(folder) if name.lower().endswith(".json"))
     return [folder / name for name in names if (folder / name).is_file()]
-
-
-def _visible(folder: Path) -> list[str]:
-    return sorted(name for name in _listed(folder) if not is_hidden(name))
 
 
 class ImageNames:
@@ -138,7 +125,7 @@ class ImageNames:
         # Where names begin, and what they begin with that is left out.
         self._place, self._dropped = self._find(names)
         # What most names are: files of one folder, in need of no other look.
-        self._names_there = set(_listed(self._place))
+        self._names_there = set(names_in(self._place))
 
     def path(self, name: str, number: int) -> Path:
         """The file of images[number]; as it is written where there is none, also not in letters of
@@ -171,7 +158,7 @@ class ImageNames:
             if len(self._listings) >= _MAX_LISTED:
                 return None
             names: dict[str, list[str]] = {}
-            for file in _listed(folder):
+            for file in names_in(folder):
                 names.setdefault(file.lower(), []).append(file)
             self._listings[folder] = names
         return self._listings[folder]
@@ -216,13 +203,6 @@ class ImageNames:
         beside = self._file.parent
         own = [beside, beside / "images"] if beside.name.lower() != "annotations" else []
         return [*own, *places, folder, *([] if own else [beside])]
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (OSError, ValueError):
-        return []
 
 
 def _parts(name: str) -> list[str]:

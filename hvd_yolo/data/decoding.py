@@ -79,25 +79,21 @@ def read_file(file: str) -> np.ndarray:
     """The bytes (n) uint8 of an image file; raises UnreadableImage when it cannot be opened."""
     # Not cv2.imread: it prints a warning of its own, cannot read paths the locale does not know,
     # and fills what a truncated JPEG lacks with grey.
-    try:
-        # A third of the time of np.fromfile, which opens a file object.
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            return np.frombuffer(_read_whole(descriptor), dtype=np.uint8)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise UnreadableImage(f"{file}: {error.strerror}") from error
-    except ValueError as error:
-        raise UnreadableImage(f"{file!r}: {error}") from error
+    return np.frombuffer(_read(file, _read_whole), dtype=np.uint8)
 
 
 def read_part(file: str, start: int, length: int) -> bytes:
     """At most `length` bytes of a file from `start` on; raises UnreadableImage."""
+    return _read(file, lambda descriptor: os.pread(descriptor, length, start))
+
+
+def _read(file: str, read: Callable[[int], bytes]) -> bytes:
+    """What `read` gives of the file's descriptor; raises UnreadableImage."""
     try:
+        # A third of the time of np.fromfile, which opens a file object.
         descriptor = os.open(file, os.O_RDONLY)
         try:
-            return os.pread(descriptor, length, start)
+            return read(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import os
 
-from hvd_yolo.data.image_folders import is_hidden
+from hvd_yolo.data.image_folders import is_hidden, names_in
 
 
 class FolderNames:
@@ -15,12 +15,7 @@ class FolderNames:
         """Those of a folder; none if it is not there."""
         names = self._known.get(folder)
         if names is None:
-            try:
-                names = set(os.listdir(folder or "."))
-            # ValueError: a path with a null character.
-            except (OSError, ValueError):
-                names = set()
-            self._known[folder] = names
+            names = self._known[folder] = set(names_in(folder or "."))
         return names
 
     def below(self, folder: str) -> list[str]:

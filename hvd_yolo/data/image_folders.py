@@ -54,6 +54,20 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
+def names_in(folder: str | Path) -> list[str]:
+    """The names in a folder, hidden ones included, in no order; none if it is not there."""
+    try:
+        return os.listdir(folder)
+    # ValueError: a path with a null character.
+    except (OSError, ValueError):
+        return []
+
+
+def visible_names(folder: Path) -> list[str]:
+    """The names in a folder that are not hidden, sorted; none if it is not there."""
+    return sorted(name for name in names_in(folder) if not is_hidden(name))
+
+
 def visible_files(folder: Path) -> Iterator[Path]:
     """The files of a folder and of those below it, links followed, without hidden files and
     folders."""

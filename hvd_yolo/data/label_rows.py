@@ -69,7 +69,7 @@ class LabelRows:
     def _add_box(self, label: int, numbers: Sequence[float], where: str) -> None:
         cx, cy, w, h = numbers
         box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-        self.rows.add_clipped(box, label, 1.0, 1.0, where)
+        self.rows.add_share(box, label, where)
 
     def _add_polygon(self, label: int, numbers: list[float], where: str) -> None:
         columns = len(numbers) + 1
@@ -99,7 +99,7 @@ class LabelRows:
             raise InputError(_not_shares(numbers, where))
         self._pose.add(numbers, where)
         xs, ys = numbers[::2], numbers[1::2]
-        self.rows.add_clipped((min(xs), min(ys), max(xs), max(ys)), label, 1.0, 1.0, where)
+        self.rows.add_share((min(xs), min(ys), max(xs), max(ys)), label, where)
 
     def _add_pose(
         self, label: int, numbers: list[float], shape: tuple[int, int], where: str

@@ -6,7 +6,6 @@ around it; points and lines have no box and are left out, counted. LabelMe shows
 upright as its EXIF says, so its coordinates are those of the displayed image.
 """
 
-import json
 import math
 import os
 import reprlib
@@ -14,15 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from hvd_yolo.data.annotation_rows import AnnotationRows
+from hvd_yolo.data.annotation_rows import AnnotationRows, Box
 from hvd_yolo.data.category_ids import category_ids_of
-from hvd_yolo.data.coco_entries import is_no_size, number_of
-from hvd_yolo.data.coco_files import USUAL, common_split
+from hvd_yolo.data.coco_entries import stated_size
 from hvd_yolo.data.image_files import ImageFiles
 from hvd_yolo.data.image_folders import is_hidden, is_image_name, list_images, visible_files
-from hvd_yolo.data.pixel_boxes import Box, is_usable, refuse_shares, report_repeated
-from hvd_yolo.data.text_files import is_inside, read_text
-from hvd_yolo.data.voc_folders import ALL
+from hvd_yolo.data.pixel_boxes import refuse_shares, report_repeated
+from hvd_yolo.data.split_names import ALL, USUAL, common_split, split_remedy
+from hvd_yolo.data.text_files import is_inside, read_json
 from hvd_yolo.errors import InputError, MissingSplit
 
 # Where the JSON files lie that are not beside their images.
@@ -51,13 +49,10 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     in alphabetical order. Raises InputError."""
     places = _places(folder)
     if split not in places:
-        remedy = ""
+        text = f"data {folder}: no {split} split"
         if set(places) == {ALL}:
-            remedy = (
-                f"; all its images are one split, `{ALL}`; `python -m hvd_yolo.data split --data "
-                f"{folder} --output {folder}_split` deals them into train, val and test"
-            )
-        raise MissingSplit(f"data {folder}: no {split} split{remedy}")
+            text += f"; all its images are one split, `{ALL}`; {split_remedy(folder)}"
+        raise MissingSplit(text)
     contents = {file: _content(file) for file in sorted(_json_files(places[split]))}
     if names is None:
         others = (file for place in places.values() for file in _json_files(place))
@@ -126,14 +121,11 @@ def _begins_like_labelme(file: Path) -> bool:
 
 def _size(file: Path, content: dict[str, Any]) -> tuple[int, int]:
     """The width and height that are stated; 0, 0 unless both are. Raises InputError."""
-    sides = []
-    for key in ("imageWidth", "imageHeight"):
-        value = content.get(key)
-        number = 0.0 if is_no_size(value) else number_of(value)
-        if number is None or number < 0:
-            raise InputError(f"{file}: {key} is {value!r:.40}, expected a number of pixels")
-        sides.append(round(number))
-    return (sides[0], sides[1]) if all(sides) else (0, 0)
+    sides = {key: content.get(key) for key in ("imageWidth", "imageHeight")}
+    try:
+        return stated_size(sides, lambda key: f"{key} is {sides[key]!r:.40}")
+    except ValueError as error:
+        raise InputError(f"{file}: {error}, expected a number of pixels") from error
 
 
 def _add_shape(
@@ -145,9 +137,7 @@ def _add_shape(
     name = shape["label"]
     if name not in label_of_name:
         raise InputError(f"{where}: class {name!r} is not among {', '.join(label_of_name)}")
-    box = _box(shape, where)
-    if is_usable(box, rows.sizes[-1], rows.problems, where):
-        rows.add(box, label_of_name[name])
+    rows.add_usable(_box(shape, where), label_of_name[name], where)
 
 
 def _box(shape: dict[str, Any], where: str) -> Box:
@@ -168,11 +158,7 @@ def _box(shape: dict[str, Any], where: str) -> Box:
 
 def _content(file: Path) -> dict[str, Any]:
     """The file's object, with the fields used here checked; raises InputError."""
-    try:
-        content = json.loads(read_text(file))
-    # RecursionError: brackets in brackets.
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not a JSON file: {error}") from error
+    content = read_json(file)
     if not (
         isinstance(content, dict)
         and isinstance(content.get("imagePath"), str)

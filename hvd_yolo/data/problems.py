@@ -21,6 +21,10 @@ class Problem(NamedTuple):
     count: int
     examples: list[str]
 
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.what}: {self.count} ({', '.join(self.examples)}{more})"
+
 
 class ProblemLog:
     """Counts the problems of one split by kind, in the order in which the kinds first occurred."""
@@ -53,8 +57,4 @@ def log_problems(source: str, problems: list[Problem]) -> None:
     """
     for problem in problems:
         prefix = "error: " if problem.severity == "error" else ""
-        more = ", ..." if problem.count > len(problem.examples) else ""
-        examples = ", ".join(problem.examples)
-        logger.warning(
-            "%s%s: %s: %d (%s%s)", prefix, source, problem.what, problem.count, examples, more
-        )
+        logger.warning("%s%s: %s", prefix, source, problem)

@@ -158,8 +158,7 @@ def _nothing(source: str, path: Path, problems: list[Problem]) -> str:
     """Why there is nothing to detect on."""
     if not path.exists() and not glob.has_magic(source):
         return f"source {source!r}: no such file or folder"
-    told = "; ".join(f"{problem.what}: {problem.count} ({problem.examples[0]})"
-                     for problem in problems)  # fmt: skip
+    told = "; ".join(map(str, problems))
     known = f"no picture ({', '.join(sorted(IMAGE_SUFFIXES))}) or video "
     known += f"({', '.join(sorted(VIDEO_SUFFIXES))}) is there"
     return f"source {source!r}: {known}" + (f"; {told}" if told else "")

@@ -1,5 +1,6 @@
 """The text files of a data set, and the paths that are written in them."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,15 @@ def read_text(file: Path | str) -> str:
         raise InputError(f"{file}: not a text in UTF-8, save it as such: {error}") from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def read_json(file: Path) -> object:
+    """The content of a JSON file; raises InputError."""
+    try:
+        return json.loads(read_text(file))
+    # RecursionError: brackets in brackets.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not a JSON file: {error}") from error
 
 
 def is_inside(folder: Path, file: Path) -> bool:

@@ -22,7 +22,7 @@ def refuse_without_objects(dataset: Dataset, data: str, split: str) -> None:
     if has_objects(dataset):
         return
     problems = dataset.problems if isinstance(dataset, ImageFiles) else []
-    reasons = [f"{p.what}: {p.count} ({p.examples[0]})" for p in problems if p.examples]
+    reasons = list(map(str, problems))
     if isinstance(dataset, ImageFiles) and dataset.is_crowd.any():
         reasons.append(f"crowds, which are not learned from: {int(dataset.is_crowd.sum())}")
     found = "; ".join(reasons) or "every image is background: are the labels where they belong?"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from hvd_yolo.data.annotation_rows import AnnotationRows
 from hvd_yolo.data.category_ids import category_ids_of
-from hvd_yolo.data.coco_entries import is_no_size
-from hvd_yolo.data.coco_files import USUAL
+from hvd_yolo.data.coco_entries import stated_size
 from hvd_yolo.data.image_files import ImageFiles
-from hvd_yolo.data.pixel_boxes import is_usable, refuse_shares, report_repeated
+from hvd_yolo.data.pixel_boxes import refuse_shares, report_repeated
+from hvd_yolo.data.split_names import ALL, USUAL, split_remedy
 from hvd_yolo.data.text_files import is_inside, read_text
-from hvd_yolo.data.voc_folders import ALL, Layout, Place, candidates, find_layout
+from hvd_yolo.data.voc_folders import Layout, Place, candidates, find_layout
 from hvd_yolo.errors import InputError, MissingSplit
 
 
@@ -56,10 +56,7 @@ def open_split(folder: Path, split: str, names: tuple[str, ...] | None = None) -
     refuse_shares(rows.rows, rows.source)
     problems = rows.problems.problems()
     if not rows.files and problems:
-        raise InputError(
-            f"data {folder}: the {split} split has no images; {problems[0].what}: "
-            f"{problems[0].count} ({', '.join(problems[0].examples)})"
-        )
+        raise InputError(f"data {folder}: the {split} split has no images; {problems[0]}")
     return rows.finish(names, category_ids_of(names), is_normalized=False, is_clipped=True)
 
 
@@ -74,10 +71,7 @@ def _missing(folder: Path, split: str, layout: Layout | None) -> str:
             return text
     else:
         text += f"; there are no lists, and all its images are one split, `{ALL}`"
-    return (
-        f"{text}; `python -m hvd_yolo.data split --data {folder} --output {folder}_split` deals "
-        f"the images into train, val and test, to train on {folder}_split/data.yaml"
-    )
+    return f"{text}; {split_remedy(folder)}"
 
 
 def _listed(listing: Path, place: Place, rows: AnnotationRows) -> list[Path]:
@@ -132,14 +126,11 @@ def _read_image(
 def _size(root: ET.Element) -> tuple[int, int]:
     """The width and height that are stated; 0, 0 unless both are."""
     size = root.find("size")
-    sides = []
-    for side in ("width", "height"):
-        text = (size.findtext(side) or "" if size is not None else "").strip()
-        number = 0.0 if is_no_size(text) else _number(size, "size", side)
-        if number < 0:
-            raise ValueError(f"its size has {side} {number:g}")
-        sides.append(round(number))
-    return (sides[0], sides[1]) if all(sides) else (0, 0)
+    texts = {
+        side: None if size is None else size.findtext(side, "").strip()
+        for side in ("width", "height")
+    }
+    return stated_size(texts, lambda side: f"its size has {side} {texts[side]}")
 
 
 def _read_object(
@@ -160,9 +151,7 @@ def _read_object(
     x1, y1, x2, y2 = (_number(corners, "bndbox", k) for k in ("xmin", "ymin", "xmax", "ymax"))
     where = f"{file} {name} {x1, y1, x2, y2}"
     is_difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
-    if is_usable((x1, y1, x2, y2), rows.sizes[-1], rows.problems, where):
-        rows.add((x1, y1, x2, y2), label_of_name[name], is_crowd=is_difficult)
-    return None
+    return rows.add_usable((x1, y1, x2, y2), label_of_name[name], where, is_difficult)
 
 
 def _number(parent: ET.Element | None, name: str, key: str) -> float:

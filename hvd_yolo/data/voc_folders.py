@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hvd_yolo.data.coco_files import USUAL, common_split
 from hvd_yolo.data.image_folders import (
     UNREADABLE_SUFFIXES,
-    is_hidden,
     is_image_name,
     visible_files,
+    visible_names,
 )
+from hvd_yolo.data.split_names import ALL, USUAL, common_split
 from hvd_yolo.data.text_files import inside
 from hvd_yolo.errors import InputError
-
-# The split of a folder that has no lists.
-ALL = "all"
 
 _ANNOTATIONS = ("annotations", "annotation", "annots", "xmls", "xml", "labels")
 _IMAGES = ("jpegimages", "images", "image", "imgs", "img")
@@ -127,7 +124,7 @@ def find_layout(folder: Path) -> Layout | None:
 def _lists(folder: Path) -> dict[str, Path]:
     """Text files of lists by split."""
     for place in (folder / "ImageSets" / "Main", folder / "ImageSets", folder):
-        files = [place / name for name in _visible(place) if name.endswith(".txt")]
+        files = [place / name for name in visible_names(place) if name.endswith(".txt")]
         if place == folder:
             # Of any folder: these names alone are lists.
             files = [file for file in files if common_split(file.stem) in USUAL]
@@ -147,7 +144,7 @@ def _lists(folder: Path) -> dict[str, Path]:
 def _by_split(place: Place) -> dict[str, Place]:
     """Annotations/train/ and images/train/, and so on."""
     found = {}
-    for name in _visible(place.annotations):
+    for name in visible_names(place.annotations):
         own, images = place.annotations / name, place.images / name
         if common_split(name) in USUAL and _has(own, _is_xml) and images.is_dir():
             found[common_split(name)] = Place(place.root, own, images)
@@ -156,7 +153,7 @@ def _by_split(place: Place) -> dict[str, Place]:
 
 def _split_folders(folder: Path) -> Layout | None:
     places: dict[str, Place] = {}
-    for name in _visible(folder):
+    for name in visible_names(folder):
         split, below = common_split(name), folder / name
         if split not in USUAL or not below.is_dir():
             continue
@@ -187,7 +184,7 @@ def _one_folder(folder: Path) -> Layout | None:
 
 def _subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
     """The folder of one of these names, in small or large letters; the first of `names` first."""
-    there = {name.lower(): name for name in reversed(_visible(folder))}
+    there = {name.lower(): name for name in reversed(visible_names(folder))}
     for name in names:
         if name in there and (folder / there[name]).is_dir():
             return folder / there[name]
@@ -200,14 +197,7 @@ def _is_xml(name: str) -> bool:
 
 def _has(folder: Path, is_right: Callable[[str], bool]) -> bool:
     """Whether a file of such a name is in it."""
-    return any(is_right(name) for name in _visible(folder))
-
-
-def _visible(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if not is_hidden(name))
-    except OSError:
-        return []
+    return any(is_right(name) for name in visible_names(folder))
 
 
 def candidates(line: str) -> Iterator[str]:

@@ -13,7 +13,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from hvd_yolo.data.annotation_rows import AnnotationRows
@@ -31,6 +30,7 @@ from hvd_yolo.data.image_folders import UNREADABLE_SUFFIXES, list_images, path_p
 from hvd_yolo.data.image_lists import read_image_list
 from hvd_yolo.data.label_files import LabelFiles, expected_file, is_label_name
 from hvd_yolo.data.label_rows import LabelRows
+from hvd_yolo.data.pixel_boxes import report_repeated
 from hvd_yolo.data.problems import ProblemLog
 from hvd_yolo.data.text_files import read_text
 from hvd_yolo.data.yaml_names import class_names
@@ -57,12 +57,10 @@ def open_split(file: Path, content: Content, split: str) -> ImageFiles:
     rows = AnnotationRows(f"{file} {split}", keypoint_shape(file, content))
     labels = LabelFiles()
     images = sorted(_images(file, content, split, labels, rows.problems), key=path_parts)
-    for image, following in pairwise(images):
-        if image == following:
-            rows.problems.add("images named more than once, used as often", image)
+    report_repeated(images, rows.problems)
     if not images and (problems := rows.problems.problems()):
-        told = "; ".join(f"{one.what}: {one.count} (as {one.examples[0]})" for one in problems)
-        raise SplitNotThere(f"data {file}: the {split} split has no images; {told}")
+        reasons = "; ".join(map(str, problems))
+        raise SplitNotThere(f"data {file}: the {split} split has no images; {reasons}")
     labeled = LabelRows(len(names), rows)
     unlabelled = []
     for image, image_id in zip(images, image_ids(images), strict=True):
@@ -157,9 +155,8 @@ def _report_others(others: Sequence[str], labels: LabelFiles, problems: ProblemL
     suffixes = [os.path.splitext(file)[1].lower() for file in others]
     pairs = list(zip(others, suffixes, strict=True))
     unreadable = [file for file, suffix in pairs if suffix in UNREADABLE_SUFFIXES]
-    unknown = [
-        file for file, suffix in pairs if suffix not in UNREADABLE_SUFFIXES | _USUAL_SUFFIXES
-    ]
+    known = UNREADABLE_SUFFIXES | _USUAL_SUFFIXES
+    unknown = [file for file, suffix in pairs if suffix not in known]
     _add_all(
         problems, unreadable, "images of a format that is not read ({}), left out; convert them to "
         "JPEG or PNG",

@@ -188,14 +188,13 @@ def _claim_output(config: PredictConfig, comm: Comm, found: SourceFiles) -> Path
 
 def _write_video(config: PredictConfig, sources: Sources, file: Path, table: np.ndarray) -> None:
     """The frames of the source with the detections (D, 7) on them."""
-    video = AnnotatedVideo(Path(config.video), frame_rate(open_video(file)))
     ids = table[:, 0]
-    for index in range(len(sources)):
-        of_frame = slice(*np.searchsorted(ids, (index + 1, index + 2)))
-        # A frame that is missing here has been named.
-        with contextlib.suppress(UnreadableImage):
-            video.write(draw(sources.image(index), table[of_frame], sources.names))
-    video.close()
+    with AnnotatedVideo(Path(config.video), frame_rate(open_video(file))) as video:
+        for index in range(len(sources)):
+            of_frame = slice(*np.searchsorted(ids, (index + 1, index + 2)))
+            # A frame that is missing here has been named.
+            with contextlib.suppress(UnreadableImage):
+                video.write(draw(sources.image(index), table[of_frame], sources.names))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def refuse_video(file: Path) -> None:
 
 
 class AnnotatedVideo:
-    """A video that is written frame by frame, and has its name when it is complete.
+    """A video that is written frame by frame inside a `with` statement, and has its name when that
+    ends; where it ends in an error, nothing is left.
 
     All frames get the size of the first.
     """
@@ -38,6 +39,16 @@ class AnnotatedVideo:
         self._size = (0, 0)
         self._num_frames = 0
 
+    def __enter__(self) -> "AnnotatedVideo":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._close()
+        elif self._writer is not None:
+            self._writer.release()
+            self._unfinished.unlink(missing_ok=True)
+
     def write(self, picture: np.ndarray) -> None:
         """Adds a frame (H, W, 3) BGR; raises InputError."""
         if self._writer is None:
@@ -48,7 +59,7 @@ class AnnotatedVideo:
         self._writer.write(picture)
         self._num_frames += 1
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Puts the file in its place; raises InputError when it is not whole: OpenCV tells nobody
         of a full disk."""
         if self._writer is None:

@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -34,16 +34,15 @@ def predict_stream(config: PredictConfig, comm: Comm, trained: Trained) -> None:
         )
     folder = Path(config.output or cli.next_free("predict"))
     refuse_output(folder, [], Path(), is_tree=False)
+    detected = Detected()
     with _stop_request() as is_stopped:
         stream = Stream(config.source)
-        video = AnnotatedVideo(Path(config.video), stream.rate) if config.video else None
-        detected = Detected()
-        for block in blocks(
-            stream, config.batch_size, trained.names, trained.category_ids, is_stopped
-        ):
-            _detect_block(config, comm, trained, block, folder, detected, video)
-    if video is not None:
-        video.close()
+        output = AnnotatedVideo(Path(config.video), stream.rate) if config.video else nullcontext()
+        with output as video:
+            for block in blocks(
+                stream, config.batch_size, trained.names, trained.category_ids, is_stopped
+            ):
+                _detect_block(config, comm, trained, block, folder, detected, video)
     if not detected.num_images:
         raise InputError(f"source {stream.shown}: no frame came that OpenCV can decode")
     table = np.concatenate(detected.rows)

@@ -11,6 +11,7 @@ from hvd_yolo.data.source_files import find_files
 from hvd_yolo.data.sources import Sources
 from hvd_yolo.data.videos import measure
 from hvd_yolo.errors import InputError
+from hvd_yolo.predict.annotated_video import AnnotatedVideo
 from tests.conftest import needs_mpi, run_job
 from tests.predict.conftest import ffmpeg, frames_read, save_picture, tree
 
@@ -133,3 +134,14 @@ def test_a_video_that_cannot_be_opened_is_counted(predict, videos, tmp_path):
     assert f"on {len(frames_read(videos / 'cut.ts'))} images" in told
     assert "(1 more could not be read" in told
     assert {entry["video"] for entry in entries} == {"good.ts"}
+
+
+def test_an_annotated_video_that_ends_in_an_error_leaves_nothing(tmp_path):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    with pytest.raises(KeyError), AnnotatedVideo(tmp_path / "out.avi", 25.0) as video:
+        video.write(picture)
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    with AnnotatedVideo(tmp_path / "out.avi", 25.0) as video:
+        video.write(picture)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.avi"]
