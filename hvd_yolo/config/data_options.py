@@ -62,8 +62,8 @@ class LoaderConfig:
             within the limit.
         value_range: the value that is white in images of more than 8 bits per sample: 4095 for 12
             bits in files of 16, 1 for floating-point shares; the checkpoint keeps it for evaluation
-            and prediction. 0: the full scale of the least bit depth, 8, 10, 12, 14 or 16, that
-            holds the largest value of the data set.
+            and prediction. 0: the full scale of the least bit depth, 8, 10, 12, 14, 16 or more,
+            that holds the largest value of the data set.
     """
 
     cache: Literal["none", "ram", "disk"] = "none"

@@ -114,7 +114,7 @@ class Config:
         teacher: checkpoint of ours that the model learns from as well (distillation); its classes
             and strides must be the same, its family may differ.
         data: shapes (drawn, needs no files), a data.yaml (of Ultralytics, or of tar shards),
-            Darknet's obj.data, a COCO folder or a Pascal VOC folder.
+            Darknet's obj.data, or a folder of COCO, Pascal VOC, Roboflow, CVAT or LabelMe.
         imgsz: side of the square model input, pixels.
         epochs: passes over the training images.
         batch_size: images a rank handles at once; -1: as many as fit into the memory, found at the
