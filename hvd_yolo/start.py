@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from hvd_yolo.foreign_detector import check_foreign
 from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.losses import LossesOf, own_losses
+from hvd_yolo.once_per_host import read_once_per_host
 from hvd_yolo.precision import choose_amp
 from hvd_yolo.report import environment
 from hvd_yolo.state import Commit, TrainState, new_state, share_state
@@ -120,8 +122,7 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     folder = Path(config.output)
     with agree(comm):
         saved = _saved(config, is_resumed, kept) if comm.rank == root else None
-        train_set, val_set = kept.sets = kept.sets or _open_data(config)
-        kept.data_summary = kept.data_summary or data_summary(train_set, val_set)
+    train_set, val_set = _share_data(kept, config, comm)
     _check_data(saved, kept.data_summary, config, comm, root, may_change)
     with agree(comm):
         state = new_state(config, len(train_set.names), comm.device)
@@ -182,7 +183,16 @@ def _furthest(kept: Kept, comm: Comm) -> int:
     return updates.index(max(updates))
 
 
-def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
+def _share_data(kept: Kept, config: Config, comm: Comm) -> tuple[Dataset, Dataset | None]:
+    """The data sets, of which each host reads one copy; every rank calls it."""
+    read = None if kept.sets else partial(_open_data, config)
+    opened = read_once_per_host(comm, config.data, read)
+    if opened is not None:
+        kept.sets, kept.data_summary = opened
+    return kept.sets
+
+
+def _open_data(config: Config) -> tuple[tuple[Dataset, Dataset | None], DataSummary]:
     train_set = open_dataset(config.data, "train")
     val_set = open_dataset(config.data, "val") if config.eval.every else None
     for split, dataset in (("train", train_set), ("val", val_set)):
@@ -194,7 +204,7 @@ def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     refuse_without_objects(train_set, config.data, "train")
     if val_set and val_set.names != train_set.names:
         raise InputError(different_names("the val split", val_set.names, train_set.names))
-    return train_set, val_set
+    return (train_set, val_set), data_summary(train_set, val_set)
 
 
 def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Config, bool, bool]:

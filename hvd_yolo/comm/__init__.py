@@ -9,16 +9,19 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.comm import allocator, launch
+from hvd_yolo.comm import allocator, launch, stream_group
 from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.config import CommConfig, Sharing
 from hvd_yolo.errors import InputError
+
+if TYPE_CHECKING:
+    from hvd_yolo.comm.horovod import HorovodComm
 
 __all__ = ["Comm", "agree", "average", "broadcast_bytes", "connect", "gather_json", "launch"]
 
@@ -109,6 +112,11 @@ class Comm(Protocol):
         dtype."""
         ...
 
+    def stream_sum(self, tensor: Tensor) -> Tensor:
+        """The elementwise sum over ranks for SyncBatchNorm, also in the memory of `tensor`: on a
+        GPU with NCCL in the order of the stream, so that the host does not wait."""
+        ...
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The elementwise mean over ranks; every rank gives the same shape and a floating dtype."""
         ...
@@ -169,9 +177,24 @@ def connect(
     places = gather_json(comm, launch.place(comm.device))
     if not may_share_gpus:
         launch.refuse_shared_gpus(places)
+    if latency_bound and comm.name == "horovod":
+        _open_stream_group(comm, places)
     comm.own_cpus = launch.cpus_of_rank(comm.rank, places)
     torch.set_num_threads(launch.threads_per_rank(comm.own_cpus))
     return comm
+
+
+def _open_stream_group(comm: "HorovodComm", places: Sequence[launch.Place]) -> None:
+    """Gives SyncBatchNorm NCCL of its own where all ranks can have it."""
+    if comm.size == 1 or not stream_group.has_own_gpus(places):
+        return
+    has_nccl = stream_group.is_supported(comm.is_elastic)
+    store, place = stream_group.host_store(comm.size) if comm.is_main and has_nccl else (None, None)
+    place = gather_json(comm, place)[0]
+    if has_nccl and place and not comm.is_main:
+        store = stream_group.join_store(place, comm.size)
+    if all(gather_json(comm, store is not None)):
+        comm.open_stream_group(store)
 
 
 def average(tensors: Sequence[Tensor], comm: Comm) -> None:

@@ -63,6 +63,10 @@ class SingleComm:
         """A copy."""
         return tensor.clone()
 
+    def stream_sum(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
     def mean(self, tensor: Tensor) -> Tensor:
         """A copy."""
         return tensor.clone()

@@ -47,11 +47,15 @@ class TorchComm:
             raise OptionError("comm.op adasum: torch.distributed has none; use Horovod over MPI")
         self.local_rank, self.local_size = launch.torchrun_place()
         engine = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
-        self.settings = {"torch.distributed": engine}
+        timeout = launch.collective_timeout(options.stall_timeout)
+        self.settings = {
+            "torch.distributed": engine,
+            "torch.distributed.timeout": f"{timeout.total_seconds():g}",
+        }
         # Two groups of NCCL must not be at work at once where their order differs by rank, as that
         # of gradients and SyncBatchNorm may.
         self._is_eager = on_cpu or not latency_bound
-        dist.init_process_group(engine)
+        dist.init_process_group(engine, timeout=timeout)
         atexit.register(self._end)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cpu")
@@ -117,6 +121,11 @@ class TorchComm:
         total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
+
+    def stream_sum(self, tensor: Tensor) -> Tensor:
+        """dist.all_reduce, in place."""
+        dist.all_reduce(tensor)
+        return tensor
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The sum over ranks divided by their number."""

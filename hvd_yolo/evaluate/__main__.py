@@ -3,6 +3,7 @@ on any number of ranks."""
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS
 from hvd_yolo.feed import refuse_different
 from hvd_yolo.models.ensemble import Ensemble
+from hvd_yolo.once_per_host import read_once_per_host
 from hvd_yolo.value_range import range_as_trained
 from hvd_yolo.weights.trained import open_ensemble
 
@@ -35,8 +37,9 @@ def main(argv: Sequence[str]) -> None:
     comm = connect(config.comm, config.device)
     with agree(comm):
         trained = open_ensemble(config.weights, config.fuse, config.eval)
-        data = config.data or trained.config.data
-        dataset = open_dataset(data, config.split)
+    data = config.data or trained.config.data
+    dataset = read_once_per_host(comm, data, partial(open_dataset, data, config.split))
+    with agree(comm):
         _check_output(config, dataset.has_truth, data, comm.is_main)
         classes, told = match_classes(dataset, trained.names, config.classes, data)
     refuse_different({config.split: summary(dataset)}, data, comm)
