@@ -12,7 +12,9 @@ from torch import Tensor
 
 def area(boxes: Tensor) -> Tensor:
     """Areas (...) of boxes (..., 4); a box turned inside out has none."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+    # Not prod(), whose backward pass makes the host wait for the device.
+    widths, heights = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return widths * heights
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:

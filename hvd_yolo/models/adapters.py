@@ -1,7 +1,7 @@
 """Detectors of other packages as Detectors; a package is imported when it is asked for."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import selection
-from hvd_yolo.models.assigners import stack_targets
+from hvd_yolo.models.assigners import places_of
 from hvd_yolo.targets import pad_targets
 
-Targets = list[dict[str, Tensor]]
+Targets = Sequence[dict[str, Tensor]]
 Detections = list[dict[str, Tensor]]
 
 
@@ -68,14 +68,16 @@ class _Adapted(nn.Module):
 
 
 def _ultralytics_losses(model: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-    objects = stack_targets(targets, images.dtype, images.device)
-    boxes = objects.boxes / _scale(images)
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    padded = pad_targets(targets, images.dtype, images.device)
+    is_real = padded.is_real()
+    rows, _ = places_of(is_real.flatten(), sum(padded.num_objects))
+    boxes = padded.boxes.flatten(0, 1).index_select(0, rows) / _scale(images)
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     batch = {
         "img": images,
-        "batch_idx": objects.image,
-        "cls": objects.labels[:, None].float(),
-        "bboxes": torch.cat((centres, sides), dim=1),
+        "batch_idx": rows // is_real.shape[1],
+        "cls": padded.labels.flatten().index_select(0, rows)[:, None].float(),
+        "bboxes": torch.cat((centers, sides), dim=1),
     }
     total, _ = model.loss(batch)
     # They multiply by the number of images.

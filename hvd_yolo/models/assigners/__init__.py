@@ -5,12 +5,12 @@ integers, not masks. The tables of objects times points (B, M, A) are the larges
 training step; they are made for a few images at a time, in memory that is used again.
 """
 
-from hvd_yolo.models.assigners.anchor_matching import Matches, Objects, match_anchors, stack_targets
-from hvd_yolo.models.assigners.optimal_transport import Transport, optimal_transport
-from hvd_yolo.models.assigners.owners import Owners, places_of
+from hvd_yolo.models.assigners.anchor_matching import Matches, match_anchors
+from hvd_yolo.models.assigners.optimal_transport import MAX_CELLS, Transport, optimal_transport
+from hvd_yolo.models.assigners.owners import places_of
 from hvd_yolo.models.assigners.task_aligned import Assignment, task_aligned
 
 __all__ = [
-    "Assignment", "Matches", "Objects", "Owners", "Transport", "match_anchors", "optimal_transport",
-    "places_of", "stack_targets", "task_aligned",
+    "MAX_CELLS", "Assignment", "Matches", "Transport", "match_anchors", "optimal_transport",
+    "places_of", "task_aligned",
 ]  # fmt: skip

@@ -5,29 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hvd_yolo.targets import PaddedTargets
 
-class Objects(NamedTuple):
-    """The objects of a batch in a row: image (M), labels (M), boxes (M, 4) in pixels."""
-
-    image: Tensor
-    labels: Tensor
-    boxes: Tensor
-
-
-def stack_targets(
-    targets: list[dict[str, Tensor]], dtype: torch.dtype, device: torch.device
-) -> Objects:
-    """From one dict an image with "boxes" (N, 4) and "labels" (N)."""
-    counts = torch.tensor([len(t["boxes"]) for t in targets], dtype=torch.long)
-    image = torch.arange(len(targets)).repeat_interleave(counts)
-    boxes = torch.cat([t["boxes"] for t in targets] or [torch.zeros(0, 4)])
-    labels = torch.cat([t["labels"] for t in targets] or [torch.zeros(0, dtype=torch.long)])
-    return Objects(image.to(device), labels.to(device), boxes.to(device, dtype))
+# The cell of the center and the two nearest to it.
+_NUM_CELLS = 3
 
 
 class Matches(NamedTuple):
-    """Anchors that answer for objects, one row a pair: image, anchor, y, x (P) say which; labels
-    (P) and boxes (P, 4) in pixels, for what."""
+    """Anchors that may answer for objects, one row for each object, anchor and one of three cells:
+    image, anchor, y, x (P) say which; labels (P) and boxes (P, 4) in pixels, for what; is_match
+    (P): it does. The other rows have places inside the map as well."""
 
     image: Tensor
     anchor: Tensor
@@ -35,36 +22,41 @@ class Matches(NamedTuple):
     x: Tensor
     labels: Tensor
     boxes: Tensor
+    is_match: Tensor
 
 
 @torch.no_grad()
 def match_anchors(
-    objects: Objects, anchors: Tensor, height: int, width: int, stride: int, max_ratio: float
+    objects: PaddedTargets, anchors: Tensor, height: int, width: int, stride: int, max_ratio: float
 ) -> Matches:
     """The matching of YOLOv5 on one level of height x width cells; anchors (N, 2) in strides.
 
     An anchor matches an object when no side is more than max_ratio times the other's. It answers
-    from the cell of the object's centre and from the two neighbours nearest to that centre, inside
+    from the cell of the object's center and from the two neighbors nearest to that center, inside
     the map.
     """
-    sizes = (objects.boxes[:, 2:] - objects.boxes[:, :2]) / stride
-    ratios = sizes[:, None] / anchors
-    is_match = torch.maximum(ratios, 1 / ratios).amax(-1) < max_ratio
-    which, anchor = is_match.nonzero(as_tuple=True)
+    low, high = objects.boxes[..., :2], objects.boxes[..., 2:]
+    ratios = ((high - low) / stride)[:, :, None] / anchors
+    is_similar = torch.maximum(ratios, 1 / ratios).amax(-1) < max_ratio
+    is_similar &= objects.is_real()[..., None]
 
-    centres = (objects.boxes[which, :2] + objects.boxes[which, 2:]) / (2 * stride)
-    limits = torch.tensor((width, height), device=centres.device)
-    cells = torch.minimum(centres.long(), limits - 1)
-    within = centres - cells
-    # -1 where the centre lies in the left or upper half of its cell, else 1.
-    nearer = torch.where(within < 0.5, -1, 1)
-    beside_x, beside_y = cells.clone(), cells.clone()
-    beside_x[:, 0] += nearer[:, 0]
-    beside_y[:, 1] += nearer[:, 1]
-    places = torch.stack((cells, beside_x, beside_y))
-    row, column = ((places >= 0) & (places < limits)).all(-1).nonzero(as_tuple=True)
-    which, anchor, places = which[column], anchor[column], places[row, column]
+    x, y = ((low + high) / (2 * stride)).unbind(-1)
+    columns, rows = x.long().clamp(max=width - 1), y.long().clamp(max=height - 1)
+    # -1 where the center lies in the left or upper half of its cell, else 1.
+    step_x, step_y = ((place - cell >= 0.5) * 2 - 1 for place, cell in ((x, columns), (y, rows)))
+    columns = torch.stack((columns, columns + step_x, columns), dim=-1)
+    rows = torch.stack((rows, rows, rows + step_y), dim=-1)
+    is_within = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+
+    shape = (*is_similar.shape, _NUM_CELLS)
+    by_object = objects.boxes[:, :, None, None].expand(*shape, 4).reshape(-1, 4)
+    images, numbers = (torch.arange(n, device=x.device) for n in (shape[0], shape[2]))
     return Matches(
-        objects.image[which], anchor, places[:, 1], places[:, 0],
-        objects.labels[which], objects.boxes[which],
-    )  # fmt: skip
+        images[:, None, None, None].expand(shape).flatten(),
+        numbers[:, None].expand(shape).flatten(),
+        rows.clamp(0, height - 1)[:, :, None].expand(shape).flatten(),
+        columns.clamp(0, width - 1)[:, :, None].expand(shape).flatten(),
+        objects.labels[:, :, None, None].expand(shape).flatten(),
+        by_object,
+        (is_similar[..., None] & is_within[:, :, None]).flatten(),
+    )

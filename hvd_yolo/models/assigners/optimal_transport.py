@@ -4,23 +4,30 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from hvd_yolo import boxes as box_ops
+from hvd_yolo.models.assigners import tables
+from hvd_yolo.models.assigners.owners import settle_owners
+
+# The cost of a pair is its class loss + 3 x its box loss; a cell within 1.5 strides of the object's
+# center is a candidate; the ten best overlaps of an object, added up, say how many cells it gets:
+# the settings of YOLOX.
+_BOX_COST, _CENTER_RADIUS, _NUM_OVERLAPS = 3.0, 1.5, 10
+# Overlaps are at most 1.
+MAX_CELLS = _NUM_OVERLAPS
+# Far beyond the cost of any pair.
+_FAR_COST = 1e6
 
 
 class Transport(NamedTuple):
-    """Cells that answer for objects, one row a pair: cell (P), object (P) and their overlap (P)."""
+    """What each cell (A) of each image (B) is to predict.
 
-    cell: Tensor
-    object: Tensor
+    is_positive (B, A): it answers for an object; owner (B, A): for which; overlap (B, A): of the
+    cell's box with that object's.
+    """
+
+    is_positive: Tensor
+    owner: Tensor
     overlap: Tensor
-
-
-# The cost of a pair is its class loss + 3 x its box loss; a cell within 1.5 strides of the object's
-# centre is a candidate; the ten best overlaps of an object, added up, say how many cells it gets:
-# the settings of YOLOX.
-_BOX_COST, _CENTRE_RADIUS, _NUM_OVERLAPS = 3.0, 1.5, 10
 
 
 @torch.no_grad()
@@ -32,35 +39,63 @@ def optimal_transport(
     strides: Tensor,
     true_boxes: Tensor,
     true_labels: Tensor,
+    is_real: Tensor,
 ) -> Transport:
-    """SimOTA for one image (Ge et al. 2021, YOLOX, section 2.2).
+    """SimOTA (Ge et al. 2021, YOLOX, section 2.2).
 
-    logits (A, K), objectness (A), before the sigmoid; boxes (A, 4), points (A, 2) and strides (A)
-    in pixels; true_boxes (M, 4), true_labels (M). Pairs come in the order of the cells.
+    logits (B, A, K), objectness (B, A), before the sigmoid; boxes (B, A, 4), points (A, 2) and
+    strides (A) in pixels; true_boxes (B, M, 4), true_labels (B, M), is_real (B, M). Of cells of one
+    cost an object takes the first.
     """
-    centres = (true_boxes[:, :2] + true_boxes[:, 2:]) / 2
-    gaps = (points[None] - centres[:, None]).abs().amax(-1)
-    is_near = gaps < _CENTRE_RADIUS * strides
-    candidates = is_near.any(0).nonzero()[:, 0]
-    if len(candidates) == 0:
-        empty = candidates.new_zeros(0)
-        return Transport(empty, empty, boxes.new_zeros(0))
+    shape = (len(logits), true_boxes.shape[1], len(points))
+    parts = []
+    for chunk, (overlaps, cost, *spare) in tables.image_chunks(*shape, like=boxes):
+        objects = true_boxes[chunk]
+        tables.overlaps(objects, boxes[chunk], overlaps, spare)
+        is_near = _is_near(objects, points, strides, spare) & is_real[chunk][..., None]
+        class_costs = _class_costs(logits[chunk], objectness[chunk])
+        by_label = true_labels[chunk][..., None].expand(-1, -1, len(points))
+        torch.gather(class_costs.transpose(1, 2), 1, by_label, out=cost)
+        cost.sub_(torch.add(overlaps, 1e-8, out=spare[0]).log_().mul_(_BOX_COST))
+        # A cell far from an object answers for it only when nothing else is left.
+        cost.add_(torch.mul(~is_near, _FAR_COST, out=spare[0]))
+        # One that is near none is no candidate, and padding is no object.
+        is_candidate = is_near.any(1, keepdim=True)
+        cost.masked_fill_(~(is_candidate & is_real[chunk][..., None]), float("inf"))
+        overlaps.mul_(is_candidate)
+        parts.append(_resolve(cost, overlaps))
+    return Transport(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    overlaps = box_ops.pairwise_iou(true_boxes, boxes[candidates])
-    scores = (logits[candidates].sigmoid() * objectness[candidates].sigmoid()[:, None]).sqrt()
-    # Binary cross-entropy with each object's label, its logarithms cut as torch does.
-    log_score, log_rest = scores.log().clamp(min=-100), (-scores).log1p().clamp(min=-100)
-    class_cost = (log_rest - log_score).T[true_labels] - log_rest.sum(-1)
-    cost = class_cost - _BOX_COST * (overlaps + 1e-8).log()
-    # A cell far from an object answers for it only when nothing else is left.
-    cost = cost + 1e6 * ~is_near[:, candidates]
 
-    top = overlaps.topk(min(_NUM_OVERLAPS, len(candidates)), dim=1).values
-    counts = top.sum(1).int().clamp(min=1)
-    rank = cost.argsort(dim=1, stable=True).argsort(dim=1)
-    is_pair = rank < counts[:, None]
-    is_contested = is_pair.sum(0) > 1
-    cheapest = F.one_hot(cost.argmin(0), len(cost)).T.bool()
-    is_pair = torch.where(is_contested, cheapest, is_pair)
-    column, owner = is_pair.T.nonzero(as_tuple=True)
-    return Transport(candidates[column], owner, overlaps[owner, column])
+def _is_near(true_boxes: Tensor, points: Tensor, strides: Tensor, spare: list[Tensor]) -> Tensor:
+    """(B, M, A): the point is near the center of the object's box."""
+    centers = (true_boxes[..., :2] + true_boxes[..., 2:]) / 2
+    gaps, others = spare
+    torch.sub(points[:, 0], centers[..., :1], out=gaps).abs_()
+    torch.sub(points[:, 1], centers[..., 1:], out=others).abs_()
+    return torch.maximum(gaps, others, out=gaps) < _CENTER_RADIUS * strides
+
+
+def _class_costs(logits: Tensor, objectness: Tensor) -> Tensor:
+    """(B, A, K): binary cross-entropy of a cell's scores if the object is of that class, logarithms
+    cut as torch does."""
+    scores = (logits.sigmoid() * objectness.sigmoid()[..., None]).sqrt_()
+    log_score, log_rest = scores.log().clamp_(min=-100), scores.neg_().log1p_().clamp_(min=-100)
+    return log_rest - log_score - log_rest.sum(-1, keepdim=True)
+
+
+def _resolve(cost: Tensor, overlaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of tables (B, M, A), of which that of the costs is used up: is_positive, owner and overlap
+    (B, A) of each cell."""
+    length = min(_NUM_OVERLAPS, cost.shape[2])
+    counts = overlaps.topk(length, dim=-1).values.sum(-1).int().clamp(min=1)
+    cheapest = cost.argmin(1)
+    # Not topk(): of equal costs it takes any, argmin() the first.
+    columns, is_chosen = [], []
+    for number in range(length):
+        column = cost.argmin(-1, keepdim=True)
+        is_chosen.append((cost.gather(-1, column) < float("inf")) & (number < counts[..., None]))
+        columns.append(column)
+        cost.scatter_(-1, column, float("inf"))
+    chosen = settle_owners(torch.cat(columns, -1), torch.cat(is_chosen, -1), cheapest)
+    return *chosen, overlaps.gather(1, chosen.owner[:, None])[:, 0]

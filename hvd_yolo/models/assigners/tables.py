@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from hvd_yolo import boxes as box_ops
+
 # Elements of one table, so many images at a time: 64 MiB in float32.
 _MAX_ELEMENTS = 2**24
 _NUM_TABLES = 4
@@ -76,11 +78,9 @@ def complete_overlaps(
 
 def overlaps(true_boxes: Tensor, boxes: Tensor, out: Tensor, spare: list[Tensor]) -> Tensor:
     """IoU as boxes.pairwise_iou gives it, of objects (B, M, 4) with points' boxes (B, A, 4)."""
-    area_a, area_b = (
-        (box[..., 2:] - box[..., :2]).clamp(min=0).prod(dim=-1) for box in (true_boxes, boxes)
-    )
+    areas = (box_ops.area(true_boxes)[..., None], box_ops.area(boxes)[:, None])
     shared = intersections(true_boxes, boxes, out, spare)
-    union = torch.add(area_a[..., None], area_b[:, None], out=spare[0]).sub_(shared)
+    union = torch.add(*areas, out=spare[0]).sub_(shared)
     return shared.div_(union.clamp_(min=torch.finfo(out.dtype).tiny))
 
 
