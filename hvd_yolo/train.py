@@ -52,8 +52,7 @@ def fit(
     step.prepare(state)
 
     stride, start = largest_stride(state.model), (state.epoch, state.images_seen)
-    batches = feed.open_training(config, comm, train_set, pace, stride, start)
-    validate = feed.open_validation(config, comm, val_set) if val_set else None
+    batches, validate = feed.open_loaders(config, comm, train_set, val_set, pace, stride, start)
     checkpoints = Checkpoints(folder, config, train_set, comm, report, stop, state)
 
     report.resumed_at(state.updates)

@@ -156,14 +156,17 @@ def threads_per_rank(own_cpus: int) -> int:
 
 
 def loader_workers(wanted: int, own_cpus: int, device: torch.device) -> int:
-    """Loader processes for a rank: `wanted`, or for -1 the CPUs its threads leave free, at most 8.
+    """Loader processes for a rank: `wanted`, or for -1 one less than it has CPUs, of which its own
+    thread needs one.
 
-    A rank that trains on the CPU loads in its own process: a worker would take the core the
-    arithmetic needs.
+    There is no other bound: a GPU trains a small model on more images a second than a dozen CPUs
+    load, and workers that wait cost no time. (Their slots may need more page-locked memory than
+    there is: see feed.) A rank that trains on the CPU loads in its own process: a worker would take
+    the core the arithmetic needs.
     """
     if wanted >= 0:
         return wanted
-    return 0 if device.type == "cpu" else max(0, min(8, own_cpus - 1))
+    return 0 if device.type == "cpu" else max(0, own_cpus - 1)
 
 
 def choose_device(wanted: str, local_rank: int, local_size: int, num_gpus: int) -> torch.device:

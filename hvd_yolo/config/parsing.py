@@ -265,7 +265,7 @@ _RANGES = {
     "comm.stall_timeout": (0, math.inf),
     "optim.trust_coefficient": (0, math.inf), "optim.lamb_eps": (0, math.inf),
     "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
-    "loader.value_range": (0, math.inf),
+    "loader.pin_memory_mb": (0, math.inf), "loader.value_range": (0, math.inf),
     "report.every": (1, math.inf), "eval.patience": (0, math.inf), "distill.cls": (0, math.inf),
     "distill.box": (0, math.inf), "distill.feature": (0, math.inf),
     "distill.temperature": (0.01, math.inf), "eval.every": (0, math.inf),

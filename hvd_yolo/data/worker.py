@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Protocol
 
@@ -36,17 +37,19 @@ class Inputs(Protocol):
 
 
 class WorkerPool:
-    """`num_workers` processes that fill `slots` (num_slots, slot_bytes) uint8 with batches.
+    """`num_workers` processes that fill `slots` (num_slots, slot_bytes) uint8 with batches of any
+    of the `sources`, the largest of which needs slot_bytes.
 
     The memory is anonymous (memfd), so that a small /dev/shm, as in a container, is no limit, and
     nothing stays behind whatever ends the processes.
     """
 
-    def __init__(self, inputs: Inputs, num_workers: int, num_slots: int) -> None:
+    def __init__(self, sources: Sequence[Inputs], num_workers: int, num_slots: int) -> None:
+        slot_bytes = max(source.slot_bytes for source in sources)
         memory = os.memfd_create("hvd_yolo-slots")
-        os.ftruncate(memory, max(1, num_slots * inputs.slot_bytes))
-        self.slots = _slots(memory, num_slots, inputs.slot_bytes)
-        content, lengths = store(inputs, "hvd_yolo-inputs")
+        os.ftruncate(memory, max(1, num_slots * slot_bytes))
+        self.slots = _slots(memory, num_slots, slot_bytes)
+        content, lengths = store(list(sources), "hvd_yolo-inputs")
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         for _ in range(num_workers):
@@ -54,16 +57,16 @@ class WorkerPool:
             descriptors = (theirs.fileno(), memory, content)
             self._processes.append(_start(descriptors))
             theirs.close()
-            own.send((lengths, num_slots, inputs.slot_bytes))
+            own.send((lengths, num_slots, slot_bytes))
             self._connections.append(own)
         os.close(memory)
         os.close(content)
         weakref.finalize(self, _end, self._connections, self._processes)
 
-    def ask(self, worker: int, number: int, slot: int) -> None:
-        """Sets a worker to fill batch `number` into a slot."""
+    def ask(self, worker: int, source: int, number: int, slot: int) -> None:
+        """Sets a worker to fill batch `number` of a source into a slot."""
         try:
-            self._connections[worker].send((number, slot))
+            self._connections[worker].send((source, number, slot))
         except BrokenPipeError as error:
             raise self._died(worker) from error
 
@@ -93,11 +96,11 @@ def main(connection: int, memory: int, content: int) -> None:
     link = Connection(connection)
     try:
         lengths, num_slots, slot_bytes = link.recv()
-        inputs: Inputs = load(content, lengths)
+        sources: list[Inputs] = load(content, lengths)
         slots = _slots(memory, num_slots, slot_bytes)
         while True:
-            number, slot = link.recv()
-            link.send(inputs.fill(number, slots[slot]))
+            source, number, slot = link.recv()
+            link.send(sources[source].fill(number, slots[slot]))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # The training process is gone, or needs no more.
         return

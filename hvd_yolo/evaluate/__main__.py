@@ -9,17 +9,16 @@ from typing import Any
 
 from hvd_yolo import cli
 from hvd_yolo.checkpoint import save_text
-from hvd_yolo.comm import agree, connect, launch, log
+from hvd_yolo.comm import agree, connect, log
 from hvd_yolo.config import EvaluateConfig, check_values, parse
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.digest import summary
-from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate, in_annotation_frame, results_json
 from hvd_yolo.evaluate.classes import match_classes
 from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS
-from hvd_yolo.feed import refuse_different
+from hvd_yolo.feed import open_evaluation, refuse_different
 from hvd_yolo.models.ensemble import Ensemble
 from hvd_yolo.once_per_host import read_once_per_host
 from hvd_yolo.value_range import range_as_trained
@@ -52,10 +51,8 @@ def main(argv: Sequence[str]) -> None:
         config.eval.loss = False
     model = trained.model.to(comm.device)
     size = config.imgsz or trained.config.imgsz
-    workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
-    batches = evaluation_batches(
-        dataset, size, config.eval.batch_size or config.batch_size, comm.rank, comm.size, workers
-    )
+    block = config.eval.batch_size or config.batch_size
+    batches = open_evaluation(dataset, size, block, config.workers, comm)
     found = evaluate(model, dataset, batches, comm, config.eval, classes)
     if dataset.has_truth:
         warn_of_limits(found.table, config.eval, comm)

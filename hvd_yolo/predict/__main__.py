@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from hvd_yolo import checkpoint, cli
-from hvd_yolo.comm import Comm, agree, connect, gather_json, launch, log
+from hvd_yolo.comm import Comm, agree, connect, gather_json, log
 from hvd_yolo.config import PredictConfig, check_values, parse
 from hvd_yolo.data.decoding import UnreadableImage
-from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.data.problems import log_problems
 from hvd_yolo.data.source_files import SourceFiles, find_files, is_video
 from hvd_yolo.data.sources import Sources
@@ -21,6 +20,7 @@ from hvd_yolo.data.streams import is_stream
 from hvd_yolo.data.videos import frame_rate, measure, open_video
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import results_json
+from hvd_yolo.feed import open_evaluation
 from hvd_yolo.predict.annotated_video import AnnotatedVideo, refuse_video
 from hvd_yolo.predict.detecting import Detected, detect
 from hvd_yolo.predict.output_names import OutputNames, output_names, refuse_output
@@ -104,8 +104,7 @@ def _detect(
     """What this rank's share holds; its pictures and texts are written."""
     model = trained.model.to(comm.device)
     size = config.imgsz or trained.config.imgsz
-    workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
-    batches = evaluation_batches(sources, size, config.batch_size, comm.rank, comm.size, workers)
+    batches = open_evaluation(sources, size, config.batch_size, config.workers, comm)
     detected = Detected()
     detect(model, batches, sources, outputs.__getitem__, folder, comm, detected)
     return detected
