@@ -242,6 +242,8 @@ class HorovodComm:
 class _Engine:
     """Horovod's collectives by name. A sum is a group of its own, for groups are not fused."""
 
+    adds_bfloat16 = False
+
     def __init__(self, hvd: ModuleType) -> None:
         self._hvd = hvd
         self.size = hvd.size()

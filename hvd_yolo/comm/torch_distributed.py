@@ -60,7 +60,7 @@ class TorchComm:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cpu")
         self.own_cpus = 1
-        self._engine = _Engine(self.size)
+        self._engine = _Engine(self.size, adds_bfloat16=not on_cpu)
 
     def _end(self) -> None:
         """Gloo's threads end with the last reference to their group. Those that live into the end
@@ -159,8 +159,9 @@ class _Engine:
     """Collectives in a process group of their own: those of SyncBatchNorm come in between, on each
     rank at another place."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, adds_bfloat16: bool) -> None:
         self.size = size
+        self.adds_bfloat16 = adds_bfloat16
         self.sent_bytes = 0
         self.num_under_way = 0
         self.group = dist.new_group()
