@@ -49,7 +49,9 @@ def strides(value):
 def test_a_snapshot_is_what_was_there_bit_for_bit(device, sync_counts, chunk_bytes):
     state = trained_state(device)
     training = state.state_dict()
-    expected = one_by_one(training)
+    with sync_counts() as before:
+        expected = one_by_one(training)
+    assert sum(before.values()) > 300
     with sync_counts() as syncs:
         snapshot = Snapshot(training, chunk_bytes)
         # Training goes on.
@@ -63,9 +65,7 @@ def test_a_snapshot_is_what_was_there_bit_for_bit(device, sync_counts, chunk_byt
     assert snapshot.page_locked_bytes == 0
     compare(found, expected)
     assert strides(found) == strides(expected)
-    assert found["model"]["backbone.0.conv.weight"].is_contiguous(
-        memory_format=torch.channels_last
-    )
+    assert any(len(stride) == 4 and stride[1] == 1 and stride[3] > 1 for stride in strides(found))
 
 
 def test_without_room_on_the_gpu_tensors_are_copied_one_by_one(device, monkeypatch):
