@@ -160,7 +160,7 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     # Only an elastic job needs it again.
     kept.teacher = kept.teacher if comm.is_elastic else None
     start = environment.describe(comm)
-    if comm.is_main:
+    if start is not None:
         environment.append(folder / "environment.json", start, state.updates)
     return Prepared(comm, config, train_set, val_set, state, losses_of, metrics_bytes)
 

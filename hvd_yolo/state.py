@@ -17,6 +17,7 @@ from hvd_yolo.models import YOLO, build_model, largest_stride
 from hvd_yolo.models.freezing import freeze
 from hvd_yolo.models.trial import copied as copied_module
 from hvd_yolo.optim import build_optimizer, match_layout
+from hvd_yolo.snapshot import copied
 
 
 @dataclass
@@ -109,25 +110,6 @@ class Commit(NamedTuple):
     metrics_bytes: int
 
 
-def copied(value: Any) -> Any:  # noqa: ANN401 (containers of tensors and whatever else)
-    """The same containers with copies of their tensors on the CPU, one for those that are the same
-    memory."""
-    return _copied(value, {})
-
-
-def _copied(value: Any, copies: dict[tuple, Tensor]) -> Any:  # noqa: ANN401
-    if isinstance(value, Tensor):
-        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        if key not in copies:
-            copies[key] = value.detach().to("cpu", copy=True)
-        return copies[key]
-    if isinstance(value, dict):
-        return {key: _copied(item, copies) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item, copies) for item in value)
-    return value
-
-
 def new_state(config: Config, num_classes: int, device: torch.device) -> TrainState:
     """A state before the first update; the weights are drawn from config.seed."""
     torch.manual_seed(config.seed)
@@ -170,7 +152,9 @@ def share_state(state: TrainState, comm: Comm, root: int = 0) -> None:
     """
     buffer = io.BytesIO()
     if comm.rank == root:
-        torch.save(state.state_dict(), buffer)
+        training = state.state_dict()
+        # torch.save would fetch each tensor for itself.
+        torch.save(copied(training) if comm.device.type == "cuda" else training, buffer)
     content = broadcast_bytes(comm, buffer.getvalue(), root)
     if comm.rank != root:
         state.load_state_dict(

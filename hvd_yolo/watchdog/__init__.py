@@ -41,7 +41,7 @@ def watched(comm: Comm, timeout: float, tell: Callable[[str, str], None]) -> Ite
     and the message) on rank 0; then all ranks end with exit code 1. timeout 0: not watched. A rank
     that ends is, in an elastic job, no reason for the others to.
     """
-    pulse = Pulse()
+    pulse = Pulse(comm.device)
     lines, hosts = connect(comm) if timeout and comm.size > 1 else (None, [])
     if lines is None:
         if timeout and comm.size > 1:
