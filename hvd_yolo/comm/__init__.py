@@ -162,7 +162,10 @@ def connect(
     elif backend == "torch":
         from hvd_yolo.comm.torch_distributed import TorchComm
 
-        comm = TorchComm(promised, on_cpu, latency_bound, options)
+        # NCCL refuses two ranks on one GPU.
+        is_shared = may_share_gpus and promised is not None and promised.launcher == "torchrun"
+        by_gloo = on_cpu or (is_shared and torch.cuda.device_count() < launch.torchrun_place()[1])
+        comm = TorchComm(promised, by_gloo, latency_bound, options)
     else:
         from hvd_yolo.comm.horovod import HorovodComm
 
