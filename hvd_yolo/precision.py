@@ -62,7 +62,8 @@ def arithmetic(options: TrainConfig, device: torch.device) -> str:
     name = options.dtype if options.amp == "none" else options.amp
     if device.type == "cuda":
         name += ", TF32 on" if options.tf32 else ", TF32 off"
-    return f"{name}, deterministic" if options.deterministic else name
+    name += ", deterministic" if options.deterministic else ""
+    return f"{name}, compiled" if options.compile else name
 
 
 def has_bf16(cpuinfo: str) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hvd_yolo.comm import Comm, batch_norm, log
+from hvd_yolo.compiling import CompiledLosses
 from hvd_yolo.config import Config
 from hvd_yolo.data.loader import Batch
 from hvd_yolo.divergence import BadUpdates, FiniteBuffers
@@ -51,7 +52,7 @@ class Step:
         self._comm = comm
         self._pace = pace
         self._stop = stop
-        self._losses_of = losses_of
+        self._losses_of = CompiledLosses(losses_of) if config.train.compile else losses_of
         self._image_ids: list[int] = []
         self.wishes = Wishes()
         self.diverged = ""

@@ -76,6 +76,8 @@ class TrainConfig:
             in place of 23, but much faster.
         deterministic: the same bits from run to run on a GPU, at a cost: operations with
             deterministic counterparts use these, others are named.
+        compile: forward pass and loss by torch.compile: faster steps after up to minutes of
+            compilation, once for each shape of a batch (built-in models).
         sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
         max_bad_updates: updates in a row that may be left out because a gradient is not finite; one
@@ -97,6 +99,7 @@ class TrainConfig:
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     tf32: bool = False
     deterministic: bool = False
+    compile: bool = False
     sync_bn: bool = False
     freeze_bn: bool = False
     max_bad_updates: int = 10
