@@ -24,6 +24,7 @@ from hvd_yolo.comm import (
     elastic,
     gather_json,
     launch,
+    reproducible,
 )
 from hvd_yolo.config import Config, flatten, from_yaml, load, overridden, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
@@ -36,7 +37,7 @@ from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.losses import LossesOf, own_losses
 from hvd_yolo.once_per_host import read_once_per_host
-from hvd_yolo.precision import choose_amp
+from hvd_yolo.precision import choose_amp, set_arithmetic
 from hvd_yolo.report import environment
 from hvd_yolo.state import Commit, TrainState, new_state, share_state
 from hvd_yolo.teacher import keep_copy, learn_from, share_teacher
@@ -119,6 +120,7 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     kept.config, is_resumed, may_change = _settle(config, comm, root, kept.committed is not None)
     config = kept.config
     refuse_unsaid(said, config)
+    _set_arithmetic(config)
     folder = Path(config.output)
     with agree(comm):
         saved = _saved(config, is_resumed, kept) if comm.rank == root else None
@@ -163,6 +165,13 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     if start is not None:
         environment.append(folder / "environment.json", start, state.updates)
     return Prepared(comm, config, train_set, val_set, state, losses_of, metrics_bytes)
+
+
+def _set_arithmetic(config: Config) -> None:
+    """Before the model is made; all ranks alike."""
+    if config.train.deterministic:
+        reproducible.fix_cublas_workspace()
+    set_arithmetic(config.train, not (config.order.multi_scale or config.order.rect))
 
 
 def _open_folder(folder: Path, config: Config) -> None:
@@ -213,7 +222,9 @@ def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Co
     if comm.rank == root and not config.output:
         config.output = str(cli.next_free("exp"))
     train = config.train
-    train.amp = choose_amp(train.amp, train.dtype, config.model, comm.device)
+    train.amp = choose_amp(
+        train.amp, train.dtype, config.model, comm.device, config.comm.shares_every_update
+    )
     is_resumed = has_commit or (bool(config.resume) and checkpoint.is_there(_last(config)))
     said = json.dumps([to_yaml(config), is_resumed, "data" in overridden(config)])
     heard, *flags = json.loads(broadcast_bytes(comm, said.encode(), root))

@@ -8,28 +8,22 @@ import torch
 from torch import Tensor
 
 from hvd_yolo.comm import Comm, batch_norm, log
+from hvd_yolo.compiling import CompiledLosses
 from hvd_yolo.config import Config
 from hvd_yolo.data.loader import Batch
 from hvd_yolo.divergence import BadUpdates, FiniteBuffers
 from hvd_yolo.errors import InputError
+from hvd_yolo.gradients import step_gradients
 from hvd_yolo.local_sgd import LocalRounds
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import Losses, LossesOf, as_losses
-from hvd_yolo.optim import match_layout, scale_and_clip
+from hvd_yolo.optim import match_layout
 from hvd_yolo.outcome import Outcome, Outcomes, Stopwatch
 from hvd_yolo.pace import Pace
 from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
-from hvd_yolo.tally import (
-    WISHES,
-    Tally,
-    Wishes,
-    has_bad_term,
-    is_divisor,
-    next_weights,
-    weight_of,
-)
+from hvd_yolo.tally import WISHES, Tally, Wishes, has_bad_term, next_weights
 from hvd_yolo.watchdog import pulse_of
 
 
@@ -58,7 +52,7 @@ class Step:
         self._comm = comm
         self._pace = pace
         self._stop = stop
-        self._losses_of = losses_of
+        self._losses_of = CompiledLosses(losses_of) if config.train.compile else losses_of
         self._image_ids: list[int] = []
         self.wishes = Wishes()
         self.diverged = ""
@@ -143,7 +137,7 @@ class Step:
         stopwatch.start()
         with self._comm.reduced_gradients(state.optimizer, own_sums) as sums:
             stopwatch.stop()
-            norm = self._step(state, sums, share)
+            norm = step_gradients(state, sums, share, self._config, self._comm)
         self._buffers.restore()
         state.updates += 1
         if is_local:
@@ -201,33 +195,6 @@ class Step:
         has_own_norms = not (self._config.train.sync_bn or self._config.train.freeze_bn)
         models = [state.model, state.ema.module]
         batch_norm.average_statistics(models, self._comm, has_own_norms)
-
-    def _step(self, state: TrainState, sums: Tensor, share: float) -> Tensor:
-        """Unscales, corrects the divisor to the update's own, clips and steps, unless a gradient is
-        not finite; returns the norm of the gradient. share: see next_weights."""
-        last, weight = state.loss_weights[0], weight_of(sums)
-        weight = torch.where(is_divisor(weight), weight, last)
-        optimizer, scaler = state.optimizer, state.scaler
-        scaler.unscale_(optimizer)
-        gradients = [
-            p.grad
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        norm = scale_and_clip(gradients, last / weight, self._config.optim.clip_norm)
-        # Not GradScaler.step(), which would wait for the device; and a norm may overflow where no
-        # gradient does.
-        optimizer.found_inf, optimizer.grad_scale = (~norm.isfinite()).float(), None
-        optimizer.step()
-        one = torch.ones((), device=norm.device)
-        scale = scaler.scale(one)
-        scaler.update()
-        if self._config.comm.is_lossy:
-            # What is kept goes with the next update, in its divisor and scale.
-            divisor = next_weights(state, sums, share)[0]
-            self._comm.rescale_unsent(last / divisor * (scaler.scale(one) / scale))
-        return norm
 
     def _end_local(self, state: TrainState, sums: Tensor, share: float) -> Tensor:
         """Puts the ranks together where a round ends; divisors are shared there too, and before

@@ -74,14 +74,10 @@ def fit(
 
         rate = step.update(state, batches)
 
-        due = _due(state, config, comm, pace, step.wishes)
-        if any(due) or step.diverged:
-            # On a GPU the last update is not read before, and may bring more wishes.
-            step.finish(state)
-            due = _due(state, config, comm, pace, step.wishes)
+        due = _due_after(step, state, config, comm, pace)
         if due.report:
-            window = step.tally.close_window(state)
-            report.train(_epochs(state, train_set), state.updates, rate, step.grad_norm, window)
+            window, norm = step.tally.close_window(state), step.grad_norm
+            report.train(_epochs(state, train_set), state.updates, rate, norm, window)
         state.is_evaluation_due = validate is not None and due.evaluation
         if step.diverged:
             checkpoints.roll_back(state, step.diverged)
@@ -103,6 +99,16 @@ class _Due(NamedTuple):
     evaluation: bool
     save: bool
     commit: bool
+
+
+def _due_after(step: Step, state: TrainState, config: Config, comm: Comm, pace: Pace) -> _Due:
+    """What is due after step.update(); where anything is, the last update has been read."""
+    due = _due(state, config, comm, pace, step.wishes)
+    if any(due) or step.diverged:
+        # On a GPU it was not yet, and may bring more wishes.
+        step.finish(state)
+        due = _due(state, config, comm, pace, step.wishes)
+    return due
 
 
 def _due(state: TrainState, config: Config, comm: Comm, pace: Pace, wishes: Wishes) -> _Due:

@@ -227,6 +227,22 @@ def _check_training(config: Config) -> None:
     check_loggers(config.report)
     if config.train.dtype == "float64" and config.train.amp not in ("auto", "none"):
         raise InputError("train.amp needs train.dtype float32")
+    if config.train.compile:
+        _check_compiled(config)
+
+
+def _check_compiled(config: Config) -> None:
+    """What does not go with train.compile."""
+    if ":" in config.model:
+        raise InputError(
+            f"train.compile: {config.model} is no built-in model; let it use torch.compile itself"
+        )
+    for key in ("sync_bn", "checkpoint_activations"):
+        if flatten(config)[f"train.{key}"]:
+            raise InputError(
+                f"train.compile does not go with train.{key}: choose one; both divide the model "
+                "into many small graphs"
+            )
 
 
 def _check_local_updates(config: Config) -> None:
