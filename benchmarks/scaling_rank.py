@@ -141,10 +141,7 @@ def open_batches(
     batches = feed.open_training(config, comm, train_set, pace, stride, (0, 0))
     if not in_memory:
         return batches
-    kept = [
-        Batch(batch.images.clone(), batch.items, [])
-        for batch in itertools.islice(batches, NUM_IN_MEMORY)
-    ]
+    kept = [batch.clone() for batch in itertools.islice(batches, NUM_IN_MEMORY)]
     return itertools.cycle(kept)
 
 

@@ -254,7 +254,7 @@ class Step:
     ) -> tuple[Losses | None, list[float]]:
         """Losses of one micro-batch, back-propagated, and its images, objects, unreadable images
         and seconds of wait for them."""
-        num_objects = sum(len(item.labels) for item in batch.items)
+        num_objects = sum(batch.num_objects)
         counts = [float(n) for n in (len(batch), num_objects, len(batch.unreadable))]
         counts.append(self._data_waited)
         if not len(batch) and not self._config.train.sync_bn:

@@ -4,53 +4,108 @@ import logging
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from hvd_yolo.data.batch_layout import BatchLayout, write_targets
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.data.inputs import EvaluationInputs, Filled, Item, TrainingInputs, input_views
+from hvd_yolo.data.inputs import EvaluationInputs, Filled, Item, TrainingInputs
 from hvd_yolo.data.order import evaluation_blocks
 from hvd_yolo.data.orientation import TURNED_REMEDY
 from hvd_yolo.data.worker import Inputs, WorkerPool
+from hvd_yolo.targets import PaddedTargets
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Batch:
-    """B inputs (B, H, W, 3) uint8 RGB, what belongs to each, and the messages of images that were
-    skipped.
+    """B inputs uint8 RGB with their objects, what belongs to each, and the messages of images that
+    were skipped.
 
-    The pixels lie in a slot of the loader: they hold until the next batch but one is asked for.
+    record: the bytes of images and objects, laid out as `layout` says; targets: those of the
+    objects, where the slot had no room for them.
+
+    The record lies in a slot of the loader: it holds until the next batch but one is asked for.
     """
 
-    images: Tensor
+    record: Tensor
+    layout: BatchLayout
     items: list[Item]
     unreadable: list[str]
+    targets: Tensor | None = None
+
+    @classmethod
+    def of(cls, images: Tensor, targets: Sequence[dict[str, Tensor]]) -> "Batch":
+        """A batch in memory of its own: images (B, H, W, 3) uint8, and for each a dict with boxes
+        (N, 4) in input pixels and labels (N); image ids count from 0."""
+        items = [Item(i, len(target["labels"])) for i, target in enumerate(targets)]
+        filled = Filled(items, [], width=images.shape[2], height=images.shape[1])
+        slot = np.empty(filled.layout.num_bytes, dtype=np.uint8)
+        filled.layout.images(slot)[:] = images.numpy()
+        boxes = [target["boxes"].numpy() for target in targets]
+        write_targets(slot, filled.layout, boxes, [target["labels"].numpy() for target in targets])
+        return _batch(filled, slot)
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def to_model(
-        self, device: torch.device, dtype: torch.dtype
-    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    @property
+    def images(self) -> Tensor:
+        """The inputs (B, H, W, 3) uint8 RGB, not copied."""
+        return self.layout.images(self.record)
+
+    @property
+    def num_objects(self) -> list[int]:
+        """How many objects each input has."""
+        return [item.num_objects for item in self.items]
+
+    def clone(self) -> "Batch":
+        """The same batch in memory of its own."""
+        targets = None if self.targets is None else self.targets.clone()
+        return replace(self, record=self.record.clone(), targets=targets)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device; from page-locked memory one copy, which the host does not
+        wait for."""
+        targets = self.targets
+        if targets is not None and targets.device != device:
+            # It came through a pipe. Page-locked here, for the host would wait for the copy.
+            targets = targets.pin_memory() if device.type == "cuda" else targets
+            targets = targets.to(device, non_blocking=True)
+        return replace(self, record=self.record.to(device, non_blocking=True), targets=targets)
+
+    def to_model(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, PaddedTargets]:
         """Images (B, 3, H, W) in 0..1, channels_last in memory, and targets as a Detector takes
         them."""
-        images = self.images.to(device, non_blocking=True).permute(0, 3, 1, 2).to(dtype) / 255
-        # One transfer for all boxes and one for all labels.
-        counts = [len(item.labels) for item in self.items]
-        boxes = np.concatenate([np.zeros((0, 4)), *(item.boxes for item in self.items)])
-        labels = np.concatenate([np.zeros(0, np.int64), *(item.labels for item in self.items)])
-        boxes = torch.from_numpy(boxes).to(device, dtype).split(counts)
-        labels = torch.from_numpy(labels).to(device).split(counts)
-        return images, [
-            {"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)
-        ]  # fmt: skip
+        batch = self.to(device)
+        images = batch.images.permute(0, 3, 1, 2).to(dtype) / 255
+        part = batch.targets
+        if part is None:
+            part = batch.record[self.layout.image_bytes :]
+        counts, labels, boxes = self.layout.targets(part, torch.int64, torch.float64)
+        return images, PaddedTargets(boxes.to(dtype), labels, counts, self.num_objects)
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell the allocator that work on `stream` uses the memory of this batch."""
+        self.record.record_stream(stream)
+        if self.targets is not None:
+            self.targets.record_stream(stream)
+
+
+def _batch(filled: Filled, slot: np.ndarray) -> Batch:
+    layout = filled.layout
+    targets = filled.targets
+    end = layout.num_bytes if targets is None else layout.image_bytes
+    return Batch(
+        torch.from_numpy(slot[:end]), layout, filled.items, filled.unreadable,
+        None if targets is None else torch.from_numpy(targets),
+    )  # fmt: skip
 
 
 # cudaErrorMemoryAllocation
@@ -125,8 +180,7 @@ class Loader:
                 "images, %s",
                 min(filled.turned), TURNED_REMEDY,
             )  # fmt: skip
-        pixels = input_views(slot, len(filled.items), filled.width, filled.height)
-        return Batch(torch.from_numpy(pixels), filled.items, filled.unreadable)
+        return _batch(filled, slot)
 
 
 def training_batches(
@@ -150,17 +204,20 @@ def evaluation_batches(
 
 
 def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Each batch's pixels are copied to the GPU, on a stream of their own, while the batch before
-    is computed on."""
+    """Each batch is copied to the GPU, on a stream of its own, while the batch before is computed
+    on."""
     stream = torch.cuda.Stream(device)
     under_way: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
-            batch.images = batch.images.to(device, non_blocking=True)
-        following = (batch, stream.record_event())
+            following = (batch.to(device), stream.record_event())
         if under_way is not None:
-            # Done long since; only then may its slot be filled again.
-            under_way[1].synchronize()
-            under_way[0].images.record_stream(torch.cuda.current_stream(device))
-            yield under_way[0]
+            yield _arrived(*under_way)
         under_way = following
+
+
+def _arrived(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """The batch once its copy is done, which it long is; only then may its slot be filled again."""
+    event.synchronize()
+    batch.record_stream(torch.cuda.current_stream(batch.record.device))
+    return batch

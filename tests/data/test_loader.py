@@ -1,5 +1,6 @@
 """Loader processes: what they share, what they leave behind, and what is said when one dies."""
 
+import itertools
 import os
 import re
 import signal
@@ -10,12 +11,15 @@ import time
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from hvd_yolo.config import AugmentConfig
 from hvd_yolo.data import open_dataset
+from hvd_yolo.data.batch_layout import BatchLayout, slot_bytes, write_targets
 from hvd_yolo.data.inputs import Filled, Item, TrainingInputs
-from hvd_yolo.data.loader import Loader, evaluation_batches
+from hvd_yolo.data.loader import Batch, Loader, evaluation_batches
 from hvd_yolo.data.order import Dealing, Order
+from hvd_yolo.padding import padded_length
 from tests.conftest import REPOSITORY, job_environment
 
 
@@ -23,7 +27,8 @@ class Numbers:
     """Batch i is one input of 2 x 2 pixels of value i; tells which process filled it, and whether
     its table was copied."""
 
-    slot_bytes = 12
+    layout = BatchLayout(num_images=1, height=2, width=2, max_objects=8)
+    slot_bytes = layout.num_bytes
 
     def __init__(self, ends_at=1000):
         self.table = np.arange(1_000_000)
@@ -34,9 +39,10 @@ class Numbers:
     def fill(self, number, out):
         if number == self.ends_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        out[:] = number
+        self.layout.images(out)[:] = number
+        targets = write_targets(out, self.layout, [np.full((1, 4), number)], [np.array([number])])
         facts = f"{os.getpid()} {self.table.flags.owndata} {self.table[number]}"
-        return Filled([Item(np.zeros((0, 4)), np.zeros(0, np.int64), number)], [facts], 2, 2)
+        return Filled([Item(number, 1)], [facts], 2, 2, targets=targets)
 
 
 def test_batches_come_in_order_from_other_processes_that_share_the_arrays():
@@ -60,6 +66,64 @@ def test_the_pixels_of_a_batch_hold_until_the_next_but_one_is_asked_for(num_work
         assert before.images.unique().tolist() == [number - 1]
         assert batch.images.unique().tolist() == [number]
         before = batch
+
+
+class Crowded:
+    """Batch i has i inputs of 32 x 32 pixels, input j with COUNTS[i][j] objects."""
+
+    COUNTS = ([], [0], [3, 0], [1, 9, 2], [1200, 20, 0, 7], [2, 5, 8, 8, 1])
+    slot_bytes = slot_bytes(5, 32)
+
+    def fill(self, number, out):
+        counts = self.COUNTS[number]
+        filled = Filled([Item(i, count) for i, count in enumerate(counts)], [], 32, 32)
+        filled.layout.images(out)[:] = number
+        found = [objects(number, count) for count in counts]
+        boxes, labels = [boxes for boxes, _ in found], [labels for _, labels in found]
+        filled.targets = write_targets(out, filled.layout, boxes, labels)
+        return filled
+
+
+def objects(number, count):
+    """Boxes (count, 4) and labels (count) of a batch."""
+    rng = np.random.default_rng(number * 1000 + count)
+    return rng.uniform(0, 32, (count, 4)), rng.integers(0, 80, count)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_objects_come_padded_with_the_pixels(num_workers):
+    """Also none, and more than a slot has room for: those come in memory of their own."""
+    apart = []
+    for number, batch in enumerate(Loader(Crowded(), num_workers, number=6)):
+        counts = Crowded.COUNTS[number]
+        images, targets = batch.to_model(torch.device("cpu"), torch.float64)
+        assert images.shape == (len(counts), 3, 32, 32)
+        assert (images == number / 255).all()
+        assert targets.num_objects == targets.counts.tolist() == counts
+        assert targets.labels.shape == (len(counts), padded_length(counts))
+        assert targets.is_real().sum(1).tolist() == counts
+        assert not targets.boxes[~targets.is_real()].any()
+        assert not targets.labels[~targets.is_real()].any()
+        for target, count in zip(targets, counts, strict=True):
+            boxes, labels = objects(number, count)
+            assert np.array_equal(target["boxes"], boxes)
+            assert np.array_equal(target["labels"], labels)
+        apart.append(batch.targets is not None)
+    assert apart == [False, False, False, False, True, False]
+
+
+def test_a_batch_of_given_images_and_objects_is_that_of_the_loader():
+    number = 3
+    found = [objects(number, count) for count in Crowded.COUNTS[number]]
+    targets = [{"boxes": torch.tensor(b), "labels": torch.tensor(n)} for b, n in found]
+    images = torch.full((3, 32, 32, 3), number, dtype=torch.uint8)
+    made = Batch.of(images, targets).to_model(torch.device("cpu"), torch.float32)
+    loaded = next(itertools.islice(Loader(Crowded(), 0), number, None)).clone()
+    expected = loaded.to_model(torch.device("cpu"), torch.float32)
+    assert torch.equal(made[0], expected[0])
+    assert torch.equal(made[1].boxes, expected[1].boxes)
+    assert torch.equal(made[1].labels, expected[1].labels)
+    assert made[1].num_objects == expected[1].num_objects
 
 
 def test_a_worker_that_is_killed_is_told_with_its_code():
