@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from hvd_yolo.comm import Comm, broadcast_bytes
 from hvd_yolo.config import Config
 from hvd_yolo.data.changes import DataSummary
+from hvd_yolo.ema import Ema
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO, build_model, largest_stride
 from hvd_yolo.models.freezing import freeze
 from hvd_yolo.models.trial import copied as copied_module
-from hvd_yolo.optim import Ema, build_optimizer
+from hvd_yolo.optim import build_optimizer, match_layout
 
 
 @dataclass
@@ -79,6 +80,7 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        match_layout(self.optimizer)
         # Of a run without float16 it is empty, which a scaler refuses.
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])

@@ -76,9 +76,13 @@ def fit(
         rate = step.update(state, batches)
 
         due = _due(state, config, comm, pace, step.wishes)
+        if any(due) or step.diverged:
+            # On a GPU the last update is not read before, and may bring more wishes.
+            step.finish(state)
+            due = _due(state, config, comm, pace, step.wishes)
         if due.report:
-            window, norm = step.tally.close_window(state), float(step.grad_norm)
-            report.train(_epochs(state, train_set), state.updates, rate, norm, window)
+            window = step.tally.close_window(state)
+            report.train(_epochs(state, train_set), state.updates, rate, step.grad_norm, window)
         state.is_evaluation_due = validate is not None and due.evaluation
         if step.diverged:
             checkpoints.roll_back(state, step.diverged)

@@ -139,9 +139,8 @@ class WatchedComm:
         """See Comm."""
         phase = self.pulse.wait("the sum of gradients")
         with self._comm.reduced_gradients(optimizer, beside) as sums:
-            if self._comm.device.type == "cuda":
-                # NCCL of torch.distributed lets the host go on.
-                torch.cuda.current_stream().synchronize()
+            # NCCL of torch.distributed lets the host go on; who then waits for ever for the update
+            # says so too, see Step.
             self.pulse.at(phase)
             yield sums
 
