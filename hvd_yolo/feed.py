@@ -28,6 +28,7 @@ from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.memory import free_on_host
 from hvd_yolo.pace import Pace
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.watchdog import marked
 
 
@@ -146,7 +147,9 @@ def open_validation(
     def validate(model: nn.Module) -> Evaluation:
         """The model's score on the validation split."""
         nonlocal has_warned
-        found = evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
+        amp = evaluation_amp(options.amp, config.train.amp, comm.device)
+        marked_batches = marked(batches, comm, "the evaluation")
+        found = evaluate(model, val_set, marked_batches, comm, options, amp=amp)
         if not has_warned:
             has_warned = True
             warn_of_limits(found.table, options, comm)

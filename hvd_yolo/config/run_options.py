@@ -35,7 +35,8 @@ class EvalConfig:
     """Evaluation on the val split, by all ranks.
 
     Args:
-        every: evaluate after every so many epochs, and after the last; 0 never.
+        every: evaluate after every so many epochs, and after the last; 0: not by them, and never
+            if the two below are 0 as well.
         every_updates: also after every so many updates; 0: not by them. Ranks that keep something
             to themselves (comm.sync_every, powersgd, topk) put it together there.
         every_minutes: also after so many minutes without, at the end of an update; 0: not by them.
@@ -77,6 +78,11 @@ class EvalConfig:
     max_unreadable: float = 0.01
     scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a training evaluates at all."""
+        return bool(self.every or self.every_updates or self.every_minutes)
 
 
 @dataclass
