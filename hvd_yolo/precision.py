@@ -88,6 +88,14 @@ def inference_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16(Path("/proc/cpuinfo").read_text()) else torch.float32
 
 
+def evaluation_amp(wanted: str, trained: str, device: torch.device) -> str:
+    """eval.amp with auto decided: on a GPU as the model was `trained`; on the CPU none, so that
+    scores there are those of float32."""
+    if wanted != "auto":
+        return wanted
+    return trained if device.type == "cuda" else "none"
+
+
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[None]:
     """The context in which the forward pass computes in `amp`: none, bf16 or fp16."""
     return torch.autocast(device.type, dtype=_LOW.get(amp), enabled=amp in _LOW)

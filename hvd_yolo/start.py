@@ -203,7 +203,7 @@ def _share_data(kept: Kept, config: Config, comm: Comm) -> tuple[Dataset, Datase
 
 def _open_data(config: Config) -> tuple[tuple[Dataset, Dataset | None], DataSummary]:
     train_set = open_dataset(config.data, "train")
-    val_set = open_dataset(config.data, "val") if config.eval.every else None
+    val_set = open_dataset(config.data, "val") if config.eval.is_wanted else None
     for split, dataset in (("train", train_set), ("val", val_set)):
         if dataset is not None and not dataset.has_truth:
             remedy = "" if split == "train" else ", or train without evaluations: --eval.every 0"

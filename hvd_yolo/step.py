@@ -14,6 +14,7 @@ from hvd_yolo.data.loader import Batch
 from hvd_yolo.divergence import BadUpdates, FiniteBuffers
 from hvd_yolo.errors import InputError
 from hvd_yolo.gradients import step_gradients
+from hvd_yolo.interval import Interval
 from hvd_yolo.local_sgd import LocalRounds
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import Losses, LossesOf, as_losses
@@ -54,9 +55,9 @@ class Step:
         self._stop = stop
         self._losses_of = CompiledLosses(losses_of) if config.train.compile else losses_of
         self._image_ids: list[int] = []
-        self.wishes = Wishes()
-        self.diverged = ""
-        self._saved = time.monotonic()
+        self.diverged, self.wishes = "", Wishes()
+        self._since_save = Interval(config.checkpoint.every_minutes)
+        self.since_evaluation = Interval(config.eval.every_minutes)
         self._dtype = getattr(torch, config.train.dtype)
         self._rounds = LocalRounds(config.comm, comm)
         self.tally = Tally(comm, config.loader.max_unreadable, pace.dealing.num_images)
@@ -188,7 +189,8 @@ class Step:
         """Makes the state one for all ranks, as evaluation and checkpoints need it; every rank.
         is_saved: a checkpoint follows."""
         self.finish(state)
-        self._saved = time.monotonic() if is_saved else self._saved
+        if is_saved:
+            self._since_save.restart()
         self.tally.share(state)
         self._rounds.settle(state)
         state.compression = self._comm.settle_compression()
@@ -211,11 +213,9 @@ class Step:
 
     def _wishes(self) -> Wishes:
         """What this rank wishes. Clocks differ, so that of rank 0 counts."""
-        minutes = self._config.checkpoint.every_minutes
-        is_save_due = minutes > 0 and time.monotonic() - self._saved > 60 * minutes
-        return Wishes(
-            bool(self._stop.reason), is_save_due and self._comm.is_main, self._comm.has_news
-        )
+        clocks = (self._since_save, self.since_evaluation)
+        save, evaluate = (self._comm.is_main and clock.is_over for clock in clocks)
+        return Wishes(bool(self._stop.reason), save, self._comm.has_news, evaluate)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         started = time.monotonic()

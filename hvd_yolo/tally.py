@@ -16,17 +16,18 @@ from hvd_yolo.state import TrainState
 # The first entries of the vector that is summed over ranks with each update; the loss terms follow,
 # and then their divisors.
 _WEIGHT, _IMAGES, _OBJECTS, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT = range(8)
-WISHES = slice(8, 11)
-_TERMS = 11
+WISHES = slice(8, 12)
+_TERMS = 12
 
 
 class Wishes(NamedTuple):
     """What a rank wishes, or any of them: to stop, to write a checkpoint, to begin again with other
-    ranks."""
+    ranks, to evaluate."""
 
     stop: bool = False
     save: bool = False
     regroup: bool = False
+    evaluate: bool = False
 
 
 class Window(NamedTuple):

@@ -66,6 +66,7 @@ def fit(
                 found = validate(state.ema.module)
             report.evaluation(_epochs(state, train_set), state.updates, found)
             state.is_evaluation_due = False
+            step.since_evaluation.restart()
             is_best = patience.is_best(state, found.metrics, config.eval)
             checkpoints.save(state, found.table if is_best else None)
         if pace.is_over(state.epoch, state.updates) or patience.is_lost(state, config.eval):
@@ -116,11 +117,18 @@ def _due(state: TrainState, config: Config, comm: Comm, pace: Pace, wishes: Wish
     is_last = pace.is_over(state.epoch, state.updates)
     has_ended_epoch = state.images_seen == 0
     is_saving_time = _is_time(state.updates, config.checkpoint.every_updates)
+    is_evaluation_due = (
+        is_last
+        or (has_ended_epoch and _is_time(state.epoch, config.eval.every))
+        or _is_time(state.updates, config.eval.every_updates)
+        or wishes.evaluate
+    )
     is_commit_time = comm.is_elastic and _is_time(state.updates, config.comm.commit_every)
     return _Due(
         report=is_last or _is_time(state.updates, config.report.every),
-        evaluation=is_last or (has_ended_epoch and _is_time(state.epoch, config.eval.every)),
-        save=is_last or has_ended_epoch or is_saving_time or any(wishes),
+        evaluation=is_evaluation_due,
+        # What is evaluated is one for all ranks; see Step.settle.
+        save=has_ended_epoch or is_saving_time or is_evaluation_due or any(wishes),
         commit=is_commit_time,
     )
 

@@ -23,7 +23,10 @@ from hvd_yolo.errors import InputError
 if TYPE_CHECKING:
     from hvd_yolo.comm.horovod import HorovodComm
 
-__all__ = ["Comm", "agree", "average", "broadcast_bytes", "connect", "gather_json", "launch"]
+__all__ = [
+    "Comm", "agree", "average", "broadcast_bytes", "connect", "gather_json", "launch",
+    "send_to_main",
+]  # fmt: skip
 
 
 class Comm(Protocol):
@@ -126,6 +129,11 @@ class Comm(Protocol):
         also be 0."""
         ...
 
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """What every rank has for this one, in the order of ranks; parts: what this rank has for
+        each, alike but for their first dimensions, which may be 0."""
+        ...
+
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """The tensor of rank `root`; the others give one of the same shape and dtype."""
         ...
@@ -207,6 +215,12 @@ def average(tensors: Sequence[Tensor], comm: Comm) -> None:
     mean = comm.mean(torch.cat([tensor.flatten() for tensor in tensors]))
     for tensor, part in zip(tensors, mean.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view(tensor.shape))
+
+
+def send_to_main(comm: Comm, tensor: Tensor) -> list[Tensor]:
+    """Every rank's tensor, in the order of ranks, on rank 0, and empty ones elsewhere; first
+    dimensions may differ."""
+    return comm.exchange([tensor, *[tensor[:0]] * (comm.size - 1)])
 
 
 def broadcast_bytes(comm: Comm, content: bytes | None, root: int = 0) -> bytes:

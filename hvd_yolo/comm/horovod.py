@@ -198,6 +198,13 @@ class HorovodComm:
         joined = self._hvd.allgather(tensor.contiguous(), name=_name("gather", tensor[:0]))
         return list(joined.split(lengths.tolist()))
 
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """hvd.alltoall with splits."""
+        splits = torch.tensor([len(part) for part in parts], dtype=torch.int32)
+        name = _name("exchange", parts[0][:0])
+        joined, lengths = self._hvd.alltoall(torch.cat(list(parts)), splits, name=name)
+        return list(joined.split(lengths.tolist()))
+
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """hvd.broadcast, in pieces that MPI can count."""
         received = tensor.clone(memory_format=torch.contiguous_format)

@@ -143,6 +143,21 @@ class TorchComm:
             dist.all_gather(parts, padded)
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """dist.all_to_all_single with split sizes, of bytes: Gloo does not know every type."""
+        lengths = torch.zeros(self.size, self.size, dtype=torch.int64)
+        lengths[self.rank] = torch.tensor([len(part) for part in parts])
+        lengths = self.sum(lengths)
+        joined = torch.cat(list(parts))
+        received = joined.new_empty((int(lengths[:, self.rank].sum()), *joined.shape[1:]))
+        row_bytes = joined[:1].new_empty((1, *joined.shape[1:])).nbytes
+        given, taken = lengths[self.rank].tolist(), lengths[:, self.rank].tolist()
+        dist.all_to_all_single(
+            received.view(torch.uint8).view(-1), joined.view(torch.uint8).view(-1),
+            [row_bytes * n for n in taken], [row_bytes * n for n in given],
+        )  # fmt: skip
+        return list(received.split(taken))
+
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """dist.broadcast."""
         received = tensor.clone(memory_format=torch.contiguous_format)

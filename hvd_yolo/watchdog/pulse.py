@@ -182,6 +182,11 @@ class WatchedComm:
         with self.pulse.waiting("a gather"):
             return self._comm.gather(tensor)
 
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """See Comm."""
+        with self.pulse.waiting("an exchange"):
+            return self._comm.exchange(parts)
+
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """See Comm."""
         with self.pulse.waiting("a broadcast"):
