@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.models.assigners import places_of, task_aligned
 from hvd_yolo.models.distances import Prediction, boxes_around, distance_loss
-from hvd_yolo.targets import pad_targets
+from hvd_yolo.targets import PaddedTargets, pad_targets
 
 Targets = Sequence[dict[str, Tensor]]
 
@@ -57,6 +57,19 @@ LossesOf = Callable[[nn.Module, Tensor, Targets], "dict[str, Tensor] | Losses"]
 def own_losses(model: nn.Module, images: Tensor, targets: Targets) -> "dict[str, Tensor] | Losses":
     """What the detector itself returns in training mode; a LossesOf."""
     return model(images, targets)
+
+
+def losses_of_tensors(
+    losses_of: LossesOf, model: nn.Module, images: Tensor, boxes: Tensor, labels: Tensor,
+    counts: Tensor,
+) -> "dict[str, Tensor] | Losses":  # fmt: skip
+    """The losses of targets given as the tensors of PaddedTargets.
+
+    For torch.compile: numbers of objects on the host would make each batch a graph of its own, so
+    the model gets the most that there can be; built-in ones do not read them.
+    """
+    targets = PaddedTargets(boxes, labels, counts, [labels.shape[1]] * len(labels))
+    return losses_of(model, images, targets)
 
 
 # Gains of the three terms, those of YOLOv8.

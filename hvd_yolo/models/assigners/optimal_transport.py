@@ -62,7 +62,7 @@ def optimal_transport(
         # One that is near none is no candidate, and padding is no object.
         is_candidate = is_near.any(1, keepdim=True)
         cost.masked_fill_(~(is_candidate & is_real[chunk][..., None]), float("inf"))
-        overlaps.mul_(is_candidate)
+        overlaps.masked_fill_(~is_candidate, 0)
         parts.append(_resolve(cost, overlaps))
     return Transport(*(torch.cat(part) for part in zip(*parts, strict=True)))
 

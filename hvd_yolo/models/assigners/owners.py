@@ -37,7 +37,7 @@ def places_of(mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
     all the same, the threads of a backward pass would wait for one another there.
     """
     numbers = torch.arange(len(mask), device=mask.device)
-    positions = torch.where(mask, mask.long().cumsum(0) - 1, size)
+    positions = (mask.long().cumsum(0) - 1).masked_fill(~mask, size)
     places = numbers.new_full((size + 1,), -1).scatter_(0, positions, numbers)[:size]
     is_place = places >= 0
     return torch.where(is_place, places, numbers[:size]), is_place

@@ -58,9 +58,9 @@ def task_aligned(
     for chunk, (overlaps, alignment, *spare) in tables.image_chunks(*shape, like=boxes):
         objects = true_boxes[chunk]
         tables.complete_overlaps(objects, boxes[chunk], overlaps, [alignment, *spare])
-        is_inside = tables.depths(objects, points, *spare).gt_(_EPS)
-        is_inside.mul_(is_real[chunk][..., None])
-        overlaps.clamp_(min=0).mul_(is_inside)
+        is_outside = tables.depths(objects, points, *spare) <= _EPS
+        is_outside |= ~is_real[chunk][..., None]
+        overlaps.clamp_(min=0).masked_fill_(is_outside, 0)
         by_label = labels[chunk][..., None].expand(-1, -1, len(points))
         torch.gather(scores[chunk].transpose(1, 2), 1, by_label, out=alignment)
         power = torch.square(overlaps, out=spare[0]).mul_(overlaps).square_()
