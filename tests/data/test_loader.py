@@ -13,13 +13,17 @@ import psutil
 import pytest
 import torch
 
-from hvd_yolo.config import AugmentConfig
+from hvd_yolo import feed
+from hvd_yolo.comm.single import SingleComm
+from hvd_yolo.config import AugmentConfig, load
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import Batch, Batches, Loader, evaluation_batches
 from hvd_yolo.data.order import Dealing, Order
 from hvd_yolo.data.page_lock import workers_within
 from hvd_yolo.errors import InputError
+from hvd_yolo.models import build_model
+from hvd_yolo.pace import make_pace
 from hvd_yolo.padding import padded_length
 from tests.conftest import REPOSITORY, job_environment
 from tests.data.made_inputs import Crowded, Numbers, Tens, objects
@@ -134,6 +138,36 @@ def test_a_worker_that_is_killed_is_told_with_its_code():
     with pytest.raises(RuntimeError, match="loader worker 1 ended with code -9; killed, perhaps"):
         for _ in Loader([Numbers(ends_at=5)], num_workers=2).batches(0):
             pass
+
+
+def test_a_worker_that_dies_over_batches_that_are_not_wanted_any_more_is_told():
+    """Training has asked it for them, and an evaluation comes in between."""
+    loader = Loader([Numbers(ends_at=3), Tens()], num_workers=2, prefetch=2)
+    next(loader.batches(0))
+    with pytest.raises(RuntimeError, match="loader worker 1 ended with code -9"):
+        next(loader.batches(1))
+
+
+def test_training_and_evaluation_of_a_run_are_one_pool_of_processes():
+    options = ["--data", "shapes:16", "--imgsz", "32", "--batch_size", "4", "--workers", "2"]
+    config, comm = load(options), SingleComm()
+    train_set, val_set = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+    model = build_model("yolov8n", len(train_set.names), 0.001, 0.7, 300)
+    before = set(psutil.Process().children())
+    pace = make_pace(config, len(train_set), 1)
+    batches, validate = feed.open_loaders(config, comm, train_set, val_set, pace, 32, (0, 0))
+    ids = [[item.image_id for item in next(batches).items]]
+    evaluated = validate(model)
+    ids += [[item.image_id for item in next(batches).items]]
+    assert evaluated.metrics["images"] == len(val_set)
+    assert validate(model).metrics["AP"] == evaluated.metrics["AP"]
+    # As without an evaluation.
+    alone = feed.open_training(config, comm, train_set, pace, 32, (0, 0))
+    assert ids == [[item.image_id for item in next(alone).items] for _ in range(2)]
+    del alone
+    assert len(set(psutil.Process().children()) - before) == 2
+    del batches, validate
+    assert set(psutil.Process().children()) == before
 
 
 def test_evaluation_batches_can_be_gone_through_again_after_an_early_stop():
