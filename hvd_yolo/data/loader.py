@@ -96,7 +96,7 @@ class Loader:
         """Wait for what the last reader has asked for and for copies to the GPU."""
         while self._under_way:
             self._pool.answer(self._under_way.popleft())
-        if self._copies:
+        if self._copies and self._reader:
             self._copies.synchronize()
 
     def _batch(self, filled: Filled, slot: np.ndarray) -> Batch:

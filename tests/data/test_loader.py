@@ -13,40 +13,22 @@ import psutil
 import pytest
 import torch
 
-from hvd_yolo.config import AugmentConfig
+from hvd_yolo import feed
+from hvd_yolo.comm.single import SingleComm
+from hvd_yolo.config import AugmentConfig, load
 from hvd_yolo.data import open_dataset
-from hvd_yolo.data.batch_layout import BatchLayout, slot_bytes, write_targets
-from hvd_yolo.data.inputs import Filled, Item, TrainingInputs
+from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.data.loader import Batch, Batches, Loader, evaluation_batches
 from hvd_yolo.data.order import Dealing, Order
 from hvd_yolo.data.page_lock import workers_within
 from hvd_yolo.errors import InputError
+from hvd_yolo.models import build_model
+from hvd_yolo.pace import make_pace
 from hvd_yolo.padding import padded_length
 from tests.conftest import REPOSITORY, job_environment
+from tests.data.made_inputs import Crowded, Numbers, Tens, objects
 
 MB = 10**6
-
-
-class Numbers:
-    """Batch i is one input of 2 x 2 pixels of value i; tells which process filled it, and whether
-    its table was copied."""
-
-    layout = BatchLayout(num_images=1, height=2, width=2, max_objects=8)
-    slot_bytes = layout.num_bytes
-
-    def __init__(self, ends_at=1000):
-        self.table = np.arange(1_000_000)
-        # As the boxes of a data set without an object.
-        self.nothing = np.zeros((0, 4))
-        self.ends_at = ends_at
-
-    def fill(self, number, out):
-        if number == self.ends_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.layout.images(out)[:] = number
-        targets = write_targets(out, self.layout, [np.full((1, 4), number)], [np.array([number])])
-        facts = f"{os.getpid()} {self.table.flags.owndata} {self.table[number]}"
-        return Filled([Item(number, 1)], [facts], 2, 2, targets=targets)
 
 
 def test_batches_come_in_order_from_other_processes_that_share_the_arrays():
@@ -72,28 +54,6 @@ def test_the_pixels_of_a_batch_hold_until_the_next_but_one_is_asked_for(num_work
         before = batch
 
 
-class Crowded:
-    """Batch i has i inputs of 32 x 32 pixels, input j with COUNTS[i][j] objects."""
-
-    COUNTS = ([], [0], [3, 0], [1, 9, 2], [1200, 20, 0, 7], [2, 5, 8, 8, 1])
-    slot_bytes = slot_bytes(5, 32)
-
-    def fill(self, number, out):
-        counts = self.COUNTS[number]
-        filled = Filled([Item(i, count) for i, count in enumerate(counts)], [], 32, 32)
-        filled.layout.images(out)[:] = number
-        found = [objects(number, count) for count in counts]
-        boxes, labels = [boxes for boxes, _ in found], [labels for _, labels in found]
-        filled.targets = write_targets(out, filled.layout, boxes, labels)
-        return filled
-
-
-def objects(number, count):
-    """Boxes (count, 4) and labels (count) of a batch."""
-    rng = np.random.default_rng(number * 1000 + count)
-    return rng.uniform(0, 32, (count, 4)), rng.integers(0, 80, count)
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_sources_share_processes_and_slots(num_workers):
     """Training goes on where it was, although an evaluation came in between and used its slots; an
@@ -112,18 +72,6 @@ def test_sources_share_processes_and_slots(num_workers):
             if first == 10 and number == 1:
                 break
         assert len({fact.split()[0] for fact in facts}) == max(1, num_workers)
-
-
-class Tens(Numbers):
-    """Batch i is of value 10 i, and larger."""
-
-    layout = BatchLayout(num_images=1, height=4, width=8, max_objects=8)
-    slot_bytes = layout.num_bytes
-
-    def fill(self, number, out):
-        filled = super().fill(number * 10, out)
-        filled.width, filled.height = 8, 4
-        return filled
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -192,6 +140,36 @@ def test_a_worker_that_is_killed_is_told_with_its_code():
             pass
 
 
+def test_a_worker_that_dies_over_batches_that_are_not_wanted_any_more_is_told():
+    """Training has asked it for them, and an evaluation comes in between."""
+    loader = Loader([Numbers(ends_at=3), Tens()], num_workers=2, prefetch=2)
+    next(loader.batches(0))
+    with pytest.raises(RuntimeError, match="loader worker 1 ended with code -9"):
+        next(loader.batches(1))
+
+
+def test_training_and_evaluation_of_a_run_are_one_pool_of_processes():
+    options = ["--data", "shapes:16", "--imgsz", "32", "--batch_size", "4", "--workers", "2"]
+    config, comm = load(options), SingleComm()
+    train_set, val_set = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+    model = build_model("yolov8n", len(train_set.names), 0.001, 0.7, 300)
+    before = set(psutil.Process().children())
+    pace = make_pace(config, len(train_set), 1)
+    batches, validate = feed.open_loaders(config, comm, train_set, val_set, pace, 32, (0, 0))
+    ids = [[item.image_id for item in next(batches).items]]
+    evaluated = validate(model)
+    ids += [[item.image_id for item in next(batches).items]]
+    assert evaluated.metrics["images"] == len(val_set)
+    assert validate(model).metrics["AP"] == evaluated.metrics["AP"]
+    # As without an evaluation.
+    alone = feed.open_training(config, comm, train_set, pace, 32, (0, 0))
+    assert ids == [[item.image_id for item in next(alone).items] for _ in range(2)]
+    del alone
+    assert len(set(psutil.Process().children()) - before) == 2
+    del batches, validate
+    assert set(psutil.Process().children()) == before
+
+
 def test_evaluation_batches_can_be_gone_through_again_after_an_early_stop():
     batches = evaluation_batches(open_dataset("shapes:40", "train"), 32, 4, 0, 1, 2)
     whole = [batch.images.clone() for batch in batches]
@@ -206,7 +184,7 @@ def test_evaluation_batches_can_be_gone_through_again_after_an_early_stop():
 PARENT = """
 import os, signal
 from hvd_yolo.data.loader import Loader
-from tests.data.test_loader import Numbers
+from tests.data.made_inputs import Numbers
 loader = Loader([Numbers()], num_workers=2).batches(0)
 for _ in range(4):
     print(next(loader).unreadable[0].split()[0], flush=True)
@@ -230,7 +208,7 @@ def test_no_worker_outlives_a_killed_parent():
 
 UNFINISHED = """
 from hvd_yolo.data.loader import Loader
-from tests.data.test_loader import Numbers
+from tests.data.made_inputs import Numbers
 loader = Loader([Numbers()], num_workers=1).batches(0)
 next(loader)
 """
