@@ -61,8 +61,9 @@ train: setup
 
 # Jobs of several ranks one after the other, for MPI polls while it waits; all else on two cores at once. LONG=1: the long tests too.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(LONG),-m "") -n 2 --dist loadfile tests --ignore tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(LONG),-m "") -n 2 --dist loadfile tests --ignore tests/cluster --ignore tests/gpu
 	$(BIN)/python -m pytest -q $(if $(LONG),-m "") --durations 25 tests/cluster
+	$(BIN)/python -m tests.pretend_cuda.run -m pytest -q tests/gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
