@@ -171,7 +171,7 @@ class TopK(ErrorFeedback):
         self._error += gradient
         places = self._error.abs().topk(self._count, sorted=False).indices
         values = self._error[places]
-        self._error[places] = 0
+        self._error.index_fill_(0, places, 0.0)
         integers = torch.int64 if values.dtype == torch.float64 else torch.int32
         sent = torch.cat((places.to(integers), values.view(integers)))
         self._wait = self._engine.start_gather(sent, f"{self._name}.top")
