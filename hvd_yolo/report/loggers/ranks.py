@@ -26,13 +26,15 @@ Lives = Callable[[], Sequence[Mapping[str, Any]]]
 _RANKS_WITHOUT_LIMIT = 8
 _ENTRIES_A_MINUTE = 1200
 # And the longer a run, the fewer, so that the file of a month can be read.
+_SECONDS_WITHOUT_LIMIT = 600
 _SHARE_OF_RUN = 1 / 5000
 
 
 def seconds_between(num_ranks: int, seconds: float) -> float:
     """Seconds between two lines of ranks.jsonl, `seconds` after the start."""
     limited = max(0, num_ranks - _RANKS_WITHOUT_LIMIT)
-    return max(60 * limited / _ENTRIES_A_MINUTE, seconds * _SHARE_OF_RUN)
+    long = max(0, seconds - _SECONDS_WITHOUT_LIMIT)
+    return max(60 * limited / _ENTRIES_A_MINUTE, long * _SHARE_OF_RUN)
 
 
 class RanksFile:
