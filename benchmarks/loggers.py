@@ -98,7 +98,8 @@ def train(asked: argparse.Namespace, folder: Path, options: Sequence[str]) -> Co
     """A whole training."""
     line = [
         "-m", "hvd_yolo.train", "--output", str(folder), "--data", asked.data, "--imgsz",
-        str(asked.imgsz), "--global_batch", "16", "--epochs", str(asked.epochs), "--report.every", str(asked.every), *options,
+        str(asked.imgsz), "--global_batch", "16", "--epochs", str(asked.epochs),
+        "--report.every", str(asked.every), *options,
     ]  # fmt: skip
     environment = job_environment(WANDB_MODE="offline")
     environment.pop("HOROVOD_CYCLE_TIME")
