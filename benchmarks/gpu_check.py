@@ -1,11 +1,12 @@
 """Checks and measures hvd_yolo on this machine's GPU, in less than 8 minutes; no network is needed.
 
     make gpu-check [WHEELS=FOLDER] [PEER=PYTHON]     # prepares .venv-gpu and starts this
-    python -m benchmarks.gpu_check [--peer PYTHON] [--parts tests,syncs,rates,resume,shared]
+    python -m benchmarks.gpu_check [--peer PYTHON] [--parts build,syncs,...]
     PRETEND=1 make gpu-check                         # tries it out on the pretend device, tiny
 
 PYTHON is the interpreter of an environment with `ultralytics` in it. The parts:
 
+- build: Horovod with NCCL for the installed torch, unless it is there;
 - tests: those marked `gpu`;
 - syncs: host-device synchronizations of an update, by torch.profiler;
 - resume: `kill -9` and the same command again, bitwise, with train.deterministic;
@@ -15,7 +16,7 @@ PYTHON is the interpreter of an environment with `ultralytics` in it. The parts:
 Each has a budget of seconds, and one that fails or runs out of time leaves the others what they
 have. Writes benchmarks/gpu_check.json and the part of benchmarks/gpu.md between its two marks; on
 the pretend device benchmarks/gpu_check.pretend.json and .md. Exit code 0: every part is good; 1:
-one is not. --smoke: two parts, on the pretend device.
+one is not. --smoke: one part, on the pretend device.
 """
 
 import argparse
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.gpu_check_parts import (
     Context,
     Outcome,
+    build_horovod,
     check_resume,
     check_shared,
     count_syncs,
@@ -55,13 +57,15 @@ class Part(NamedTuple):
 
 # What matters most comes first; the last takes what is left.
 PARTS = {
+    "build": Part(build_horovod, 240),
     "syncs": Part(count_syncs, 60),
     "resume": Part(check_resume, 60),
     "shared": Part(check_shared, 60),
     "tests": Part(run_tests, 150),
     "rates": Part(measure_rates, 240),
 }
-SMOKE_PARTS = "syncs,shared"
+SMOKE_PARTS = "syncs"
+FOLDER = Path(__file__).parent
 
 
 def look_for_device(context: Context) -> str:
@@ -121,7 +125,7 @@ def run_parts(asked: argparse.Namespace, context: Context, device: str) -> dict[
         found = outcomes[name]
         print(f"{name}: {found.status}, {seconds[name]:.0f} s: {found.detail}", flush=True)
         if not asked.smoke:
-            write_report(outcomes, seconds, context.sizes, device, asked.pretend)
+            write_report(FOLDER, outcomes, seconds, context.sizes, device, asked.pretend)
     return outcomes
 
 

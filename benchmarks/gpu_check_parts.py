@@ -95,6 +95,18 @@ def tail(log: Path) -> str:
     return " / ".join(log.read_text(errors="replace").splitlines()[-4:])[-600:]
 
 
+def build_horovod(context: Context, seconds: float) -> Outcome:
+    """Horovod with NCCL for the installed torch; it is built once for a venv."""
+    if context.is_pretend:
+        return Outcome("skipped", "the pretend device uses the Horovod of the CPU")
+    log = context.folder / "build.log"
+    try:
+        run(["./install_horovod.sh", sys.prefix, "gpu"], log, seconds)
+    except PartError as error:
+        return Outcome("failed", str(error))
+    return Outcome("good", log.read_text().splitlines()[-1])
+
+
 def run_tests(context: Context, seconds: float) -> Outcome:
     """The tests marked gpu."""
     log = context.folder / "tests.log"

@@ -11,28 +11,31 @@ from benchmarks.gpu_check_parts import Outcome
 from benchmarks.results import REPOSITORY, commit
 
 BEGIN, END = "<!-- gpu-check: begin -->", "<!-- gpu-check: end -->"
-FOLDER = Path(__file__).parent
 
 
 def write_report(
-    outcomes: dict[str, Outcome], seconds: dict[str, float], sizes: dict[str, Any], device: str,
+    folder: Path,
+    outcomes: dict[str, Outcome],
+    seconds: dict[str, float],
+    sizes: dict[str, Any],
+    device: str,
     is_pretend: bool,
-) -> Path:  # fmt: skip
-    """Writes gpu_check.json and the part of gpu.md between the marks; on a pretend device files of
-    their own, which say so. Returns the Markdown file."""
+) -> Path:
+    """Writes into the folder gpu_check.json and the part of gpu.md between the marks; on a pretend
+    device files of their own, which say so. Returns the Markdown file."""
     name = "gpu_check.pretend" if is_pretend else "gpu_check"
     content = {
         "commit": commit(REPOSITORY), "is_pretend": is_pretend, "device": device,
         "torch": torch.__version__, "python": platform.python_version(), "sizes": sizes,
         "seconds": seconds, "parts": {part: vars(found) for part, found in outcomes.items()},
     }  # fmt: skip
-    (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     text = f"{BEGIN}\n{as_markdown(content)}{END}\n"
     if is_pretend:
-        file = FOLDER / f"{name}.md"
+        file = folder / f"{name}.md"
         file.write_text(text)
         return file
-    file = FOLDER / "gpu.md"
+    file = folder / "gpu.md"
     before, mark, rest = file.read_text().partition(BEGIN)
     after = rest.partition(END)[2].lstrip("\n")
     file.write_text(

@@ -98,7 +98,8 @@ def train(asked: argparse.Namespace, folder: Path, options: Sequence[str]) -> Co
     """A whole training."""
     line = [
         "-m", "hvd_yolo.train", "--output", str(folder), "--data", asked.data, "--imgsz",
-        str(asked.imgsz), "--global_batch", "16", "--epochs", str(asked.epochs), *options,
+        str(asked.imgsz), "--global_batch", "16", "--epochs", str(asked.epochs),
+        "--report.every", str(asked.every), *options,
     ]  # fmt: skip
     environment = job_environment(WANDB_MODE="offline")
     environment.pop("HOROVOD_CYCLE_TIME")
@@ -129,10 +130,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--data", default="shapes:800")
     parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--every", type=int, default=10, help="updates between two lines")
     parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
     runs, settling = 2, 20.0
     if asked.smoke:
+        asked.every = 1
         asked.lines, asked.pairs, asked.epochs, runs, settling = 2, 1, 2, 1, 0.5
         asked.data, asked.imgsz = "shapes:32", 64
     torch.set_num_threads(1)

@@ -134,7 +134,10 @@ class Bench:
 def cpu_seconds(link: Path) -> float:
     """Core-seconds that a byte sent costs, from a link without a limit between two ranks with a
     core each."""
-    return 1 / json.loads(link.read_text())["link"]["bandwidth"]
+    bandwidth = json.loads(link.read_text())["link"]["bandwidth"]
+    if bandwidth is None:
+        raise SystemExit("the link without a limit could not be measured: --link_seconds 60")
+    return 1 / bandwidth
 
 
 def main() -> None:
@@ -156,7 +159,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.smoke:
         asked.paced, asked.sizes, asked.rates, asked.warmup = True, "2", "1gbit", 1
-        asked.updates, asked.batch_size, asked.link_seconds = 4, 2, 1.0
+        asked.updates, asked.batch_size, asked.link_seconds = 4, 2, 5.0
     sizes = [int(size) for size in asked.sizes.split(",")]
     if asked.link:
         measure_link(asked.link, asked.link_seconds)

@@ -210,9 +210,9 @@ def refuse_shared_gpus(places: list[Place]) -> None:
         if gpu and gpu in owner:
             raise InputError(
                 f"ranks {owner[gpu]} and {rank} both compute on GPU {gpu} of {place['host']}: "
-                f"give each rank a GPU "
-                "of its own; under Slurm use --gpus-per-task=1 --gpu-bind=single:1, or none of "
-                "both, so that each "
-                "rank sees all GPUs and takes the one of its local rank"
+                f"give each rank a GPU of its own; under Slurm ask for --gpus-per-node and leave "
+                "--gpus-per-task and --gpu-bind out (--gpu-bind=none where the site sets it): each "
+                "rank then sees all GPUs of its node, as NCCL needs for NVLink, and takes the one "
+                "of its local rank"
             )
         owner[gpu] = rank
