@@ -86,6 +86,29 @@ def epochs_evaluated(folder):
     return [line["epoch"] for line in lines if line["kind"] == "eval"]
 
 
+def updates_evaluated(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if line["kind"] == "eval"]
+
+
+@needs_mpi
+def test_evaluations_come_by_updates_too_on_any_number_of_ranks(tmp_path):
+    """In the midst of epochs, and after the last update; best.pt is of one of them."""
+    options = (*STILL, "--eval.every", "0", "--eval.every_updates", "2")
+    one, two = tmp_path / "1", tmp_path / "2"
+    train(1, one, *options, "--max_updates", "5")
+    assert updates_evaluated(one) == [2, 4, 5]
+    assert (one / "checkpoints" / "best.pt").is_file()
+    train(2, two, *options, "--global_batch", "2", "--batch_size", "1", "--max_updates", "5")
+    assert updates_evaluated(two) == [2, 4, 5]
+
+
+def test_evaluations_come_by_the_clock_too(tmp_path):
+    train(1, tmp_path, *STILL, "--max_updates", "3", "--eval.every", "0",
+          "--eval.every_minutes", "1e-9")  # fmt: skip
+    assert updates_evaluated(tmp_path) == [1, 2, 3]
+
+
 def test_the_evaluation_of_the_best_is_kept_whole(tmp_path):
     train(1, tmp_path, *STILL, "--epochs", "1")
     with np.load(tmp_path / "evaluation.npz") as kept:

@@ -198,10 +198,7 @@ class _Rows:
         """Take in one image; rows (M, 6): box in input pixels, score, label."""
         self.image_ids.append(np.array([[item.image_id]], dtype=np.float64))
         self.truths.append(_truth_rows(item))
-        detections = detection_rows(item, rows)
-        # Rounded once, before anything is made of them: ranks send float32.
-        detections[:, 1:6] = detections[:, 1:6].astype(np.float32)
-        self.detections.append(detections)
+        self.detections.append(detection_rows(item, rows))
         if item.turn != 1:
             self.turned.append(
                 np.array([[item.image_id, item.turn, item.width, item.height]], dtype=np.float64)
@@ -216,12 +213,14 @@ class _Rows:
 
 
 def detection_rows(item: Item, rows: np.ndarray) -> np.ndarray:
-    """(M, 7): image id, box in pixels of the file, score, label; from rows (M, 6): box in input
-    pixels, score, label."""
+    """(M, 7) float64: image id, box in pixels of the file, score, label, all but the id float32
+    numbers; from rows (M, 6): box in input pixels, score, label."""
     rows = rows.astype(np.float64)
     boxes = item.box.undo(rows[:, :4], item.width, item.height)
+    # Rounded once, before anything is made of them: ranks send float32.
+    boxes, rest = (part.astype(np.float32) for part in (boxes, rows[:, 4:]))
     ids = np.full((len(rows), 1), item.image_id, dtype=np.float64)
-    return np.concatenate((ids, boxes, rows[:, 4:]), axis=1)
+    return np.concatenate((ids, boxes, rest), axis=1)
 
 
 def _truth_rows(item: Item) -> np.ndarray:

@@ -8,6 +8,7 @@ in C++ with identical numbers.
 import contextlib
 import importlib.util
 import io
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hvd_yolo.comm import Comm
+from hvd_yolo.comm import Comm, broadcast_bytes, send_to_main
 from hvd_yolo.errors import InputError
 
 # The order of pycocotools' stats.
@@ -76,16 +77,24 @@ def score_share(
     and all else.
     """
     precision, recall, scores = score_categories(table, own, scorer, max_dets)
-    order = torch.cat(comm.gather(torch.from_numpy(own))).numpy()
-    precision, recall, scores = (
-        _put_together(comm, part, order) for part in (precision, recall, scores)
-    )
+    # All that the numbers are made of: the most detections; of scores, IoU 0.5 and all areas.
+    parts = (own, precision[..., -1], recall, scores[:, 0, :, 0, -1])
+    parts = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
+    order, *parts = [torch.cat(send_to_main(comm, part)).numpy() for part in parts]
+    metrics = _numbers(*(_ordered(part, order) for part in parts), names) if comm.is_main else None
+    return json.loads(broadcast_bytes(comm, json.dumps(metrics).encode()))
+
+
+def _numbers(
+    precision: np.ndarray, recall: np.ndarray, scores: np.ndarray, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """From precision (K, T, R, A), recall (K, T, A, M) and scores (K, R)."""
     stats = [value if value > -1 else None for value in _summarise(precision, recall)]
     metrics: dict[str, Any] = dict(zip(COCO_NUMBERS, stats, strict=True))
-    # IoU 0.5, all areas, the most detections.
-    metrics.update(best_operating_point(precision[:, 0, :, 0, -1], scores[:, 0, :, 0, -1]))
+    # IoU 0.5, all areas.
+    metrics.update(best_operating_point(precision[:, 0, :, 0], scores))
     metrics["per_class"] = {
-        name: {"AP": _mean(precision[k, :, :, 0, -1]), "AP50": _mean(precision[k, 0, :, 0, -1])}
+        name: {"AP": _mean(precision[k, :, :, 0]), "AP50": _mean(precision[k, 0, :, 0])}
         for k, name in enumerate(names)
     }
     return metrics
@@ -241,9 +250,8 @@ def _as_coco(
     return coco
 
 
-def _put_together(comm: Comm, part: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The rows of all ranks, row k for label k; `order` holds the labels as gathered."""
-    joined = torch.cat(comm.gather(torch.from_numpy(part))).numpy()
+def _ordered(joined: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Row k for label k, of rows for the labels in `order`."""
     whole = np.empty_like(joined)
     whole[order] = joined
     return whole
@@ -253,8 +261,10 @@ def _summarise(precision: np.ndarray, recall: np.ndarray) -> list[float]:
     """pycocotools' twelve numbers from the arrays of all categories. It finds the counts of
     detections by their place among its own 1, 10 and 100, whichever they were here."""
     evaluation = COCOeval(iouType="bbox")
+    # It looks at the precision of the most detections alone.
+    padded = np.stack((np.zeros_like(precision),) * 2 + (precision,), axis=-1)
     evaluation.eval = {
-        "precision": np.moveaxis(precision, 0, 2),
+        "precision": np.moveaxis(padded, 0, 2),
         "recall": np.moveaxis(recall, 0, 1),
     }
     with contextlib.redirect_stdout(io.StringIO()):
