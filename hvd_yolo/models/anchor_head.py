@@ -102,7 +102,7 @@ class AnchorHead(nn.Module):
 
     def select(
         self, prediction: AnchorPrediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """Detections after suppression; see selection.suppress."""
         return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 

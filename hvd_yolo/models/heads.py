@@ -75,7 +75,7 @@ class DetectHead(nn.Module):
 
     def select(
         self, prediction: Prediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """Detections after suppression; see selection.suppress."""
         return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
@@ -123,7 +123,7 @@ class DualHead(nn.Module):
 
     def select(
         self, prediction: DualPrediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """The best detections of the one-to-one head; `iou` is not used."""
         return selection.best(*self.decode(prediction), conf, max_detections)
 

@@ -108,7 +108,7 @@ class DecoupledHead(nn.Module):
 
     def select(
         self, prediction: CellPrediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """Detections after suppression; see selection.suppress."""
         return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
