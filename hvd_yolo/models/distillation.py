@@ -107,7 +107,8 @@ class Distillation:
         ours, theirs = _in(ours, exact), _in(theirs, exact)
         logits = score_logits(theirs)
         confidence = logits.sigmoid().amax(dim=-1)
-        taught = _Taught(confidence > LEAST_CONFIDENCE)
+        is_cheap = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+        taught = TaughtPoints(confidence > LEAST_CONFIDENCE, is_picked=is_cheap)
         weights = taught.rows(confidence)
         terms = {}
         if options.cls:
@@ -125,21 +126,18 @@ class Distillation:
         return terms, weights.sum()
 
 
-class _Taught:
-    """The points at which the teacher is sure enough to teach.
+class TaughtPoints:
+    """The points at which the teacher is sure enough to teach."""
 
-    On the CPU they are picked out, for arithmetic costs most there. On a GPU all points are
-    computed with, zeros in the place of those that teach nothing, for to count them would make the
-    host wait.
-    """
-
-    def __init__(self, is_taught: Tensor) -> None:
+    def __init__(self, is_taught: Tensor, is_picked: bool) -> None:
+        """is_taught: (B, A); is_picked: compute with these points alone, which is best on the CPU,
+        where arithmetic costs most. On a GPU their number would make the host wait: there all
+        points are computed with, zeros in the place of those that teach nothing."""
         self._is_taught = is_taught
-        is_cheap = is_taught.device.type == "cpu" and not torch.compiler.is_compiling()
-        self._places = is_taught.flatten().nonzero()[:, 0] if is_cheap else None
+        self._places = is_taught.flatten().nonzero()[:, 0] if is_picked else None
 
     def rows(self, values: Tensor) -> Tensor:
-        """Values (B, A, ...) at those points, (N, ...) where N may count the others as zeros."""
+        """Values (B, A, ...) of those points, (N, ...)."""
         if self._places is not None:
             return values.flatten(0, 1).index_select(0, self._places)
         is_taught = self._is_taught.view(*self._is_taught.shape, *[1] * (values.ndim - 2))

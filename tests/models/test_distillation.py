@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn import functional as F
 
+from hvd_yolo.boxes import complete_iou
 from hvd_yolo.config import DistillConfig
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import build_model, distillation
@@ -136,6 +137,27 @@ def test_terms_are_those_of_the_formulas():
     expected = 1.3 * 4 * (kl_divergence(*pairs).mean(-1) * weights).sum()
     torch.testing.assert_close(found.terms["distill_box"].detach(), expected)
     torch.testing.assert_close(found.weight_of("distill_box"), weights.sum())
+
+
+@pytest.mark.parametrize("teachers", ["yolov8n", "yolox-nano"])
+def test_points_that_teach_nothing_add_nothing_where_all_are_computed_with(teachers):
+    """As on a GPU: compared with those alone that teach, gradients included."""
+    teacher, found = sure_model(teachers, 3), []
+    with torch.no_grad():
+        wanted = teacher.predict(scene()[0])
+    confidence = distillation.score_logits(wanted).sigmoid().amax(-1)
+    is_taught = confidence > confidence.median()
+    for is_picked in (True, False):
+        student = student_of("yolov8n")
+        taught = distillation.TaughtPoints(is_taught, is_picked)
+        said = student.predict(scene()[0])
+        pairs = [(said.logits, distillation.score_logits(wanted)), (said.boxes(), wanted.boxes())]
+        pairs = [[taught.rows(x) for x in pair] for pair in pairs]
+        losses = distillation.class_loss(*pairs[0]), 1 - complete_iou(*pairs[1])
+        sums = torch.stack([(loss * taught.rows(confidence)).sum() for loss in losses])
+        sums.sum().backward()
+        found.append([sums.detach(), *(p.grad for p in student.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
 
 
 def test_sums_over_parts_of_a_batch_are_those_of_the_batch():
