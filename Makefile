@@ -17,7 +17,13 @@ PACKAGES += $(if $(filter test,$(MAKECMDGOALS)),slurmctld:slurmctld slurmd:slurm
 REQUIREMENTS := $(if $(filter 1,$(GPU)),requirements-gpu.txt) requirements.txt $(if $(filter 1,$(DEV)),requirements-dev.txt)
 STAMP := $(VENV)/.requirements-$(DEVICE)$(if $(filter 1,$(DEV)),-dev)
 
-.PHONY: setup system train test lint clean
+# Without a network: a folder of wheels, and of Horovod's source package (pip download -d FOLDER ...).
+ifdef WHEELS
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELS))
+endif
+
+.PHONY: setup system train test test-torch gpu-check lint clean
 
 setup: system $(STAMP)
 	@./install_horovod.sh $(VENV) $(DEVICE)
@@ -61,8 +67,32 @@ train: setup
 
 # Jobs of several ranks one after the other, for MPI polls while it waits; all else on two cores at once. LONG=1: the long tests too.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(LONG),-m "") -n 2 --dist loadfile tests --ignore tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(LONG),-m "") -n 2 --dist loadfile tests --ignore tests/cluster --ignore tests/gpu
 	$(BIN)/python -m pytest -q $(if $(LONG),-m "") --durations 25 tests/cluster
+	$(BIN)/python -m tests.pretend_cuda.run -m pytest -q tests/gpu
+
+# The core of the unit tests with another torch than that of requirements.txt, without Horovod: make test-torch TORCH=2.14.1
+TORCH ?= 2.14.1
+OTHER := .venv-torch-$(TORCH)
+CORE := tests/models tests/evaluate $(addprefix tests/test_,boxes.py checkpoint.py large_batch.py letterbox.py optim.py \
+  out_of_memory.py precision.py soup.py)
+test-torch: system
+	@[ -x $(OTHER)/bin/python ] || $(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install -q --disable-pip-version-check torch===$(TORCH) -r requirements-dev.txt \
+	  -r <(grep -v '^torch==' requirements.txt)
+	$(OTHER)/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -q -n 2 --dist loadfile $(CORE)
+
+# Checks and measures this machine's GPU in less than 8 minutes (benchmarks/gpu_check.py). WHEELS=FOLDER: without a network;
+# PEER=PYTHON: ultralytics beside it; PRETEND=1: tries it out where there is no GPU.
+gpu-check:
+ifeq ($(PRETEND),1)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gpu_check --pretend
+else
+	@started=$$(date +%s) && $(MAKE) --no-print-directory setup GPU=1 DEV=1 && \
+	left=$$((470 + started - $$(date +%s))) && \
+	.venv-gpu/bin/python -m benchmarks.gpu_check $(if $(PEER),--peer $(PEER)) --budget $$((left > 240 ? left : 240))
+endif
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -9,10 +9,10 @@ one before: kill -9 of a rank, of all ranks or of the launcher, SIGTERM to a ran
 A run that was stopped on request is started again. It is equal when every tensor and counter of its
 last checkpoint is that of the undisturbed run and so are its metrics, and clean when none of its
 processes is alive 15 seconds after its end. Prints a table and writes benchmarks/chaos.json.
+--smoke: one short run over Gloo.
 """
 
 import argparse
-import json
 import random
 import signal
 import statistics
@@ -20,12 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.results import write_results
 from hvd_yolo import checkpoint
 from tests.cluster.test_resume import compare, lines, without_times
 from tests.cluster.test_stopping import STOPPED, ranks_of
@@ -59,7 +61,9 @@ def strike(job: subprocess.Popen, blow: str, rng: random.Random) -> None:
             continue
 
 
-def disturbed(folder: Path, launcher: str, length: float, rng: random.Random) -> dict:
+def disturbed(
+    folder: Path, options: Sequence[str], launcher: str, length: float, rng: random.Random
+) -> dict:
     """A run to its end, and what was done to it."""
     blows = [rng.choice(BLOWS) for _ in range(rng.randint(1, 3))]
     todo, family, starts = list(blows), set(), 0
@@ -67,7 +71,7 @@ def disturbed(folder: Path, launcher: str, length: float, rng: random.Random) ->
     while True:
         starts += 1
         job = subprocess.Popen(
-            supervised(folder, *OPTIONS, launcher=launcher, flags=("--backoff", "0.2")),
+            supervised(folder, *options, launcher=launcher, flags=("--backoff", "0.2")),
             cwd=REPOSITORY, env=job_environment(), stdout=log, stderr=log,
         )  # fmt: skip
         falls = time.monotonic() + rng.uniform(0, length)
@@ -106,7 +110,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--launchers", default="mpi,gloo")
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    options = OPTIONS
+    if asked.smoke:
+        asked.runs, asked.launchers = 1, "gloo"
+        options = (*OPTIONS, "--data", "shapes:18", "--epochs", "2", "--max_updates", "4")
     rng = random.Random(asked.seed)
     names = {"mpi": "mpirun", "gloo": "gloo"}
     launchers = [names[name] for name in asked.launchers.split(",")]
@@ -114,11 +123,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         undisturbed = Path(root) / "undisturbed"
         started = time.monotonic()
-        train(2, undisturbed, *OPTIONS)
+        train(2, undisturbed, *options)
         length = time.monotonic() - started
         for number in range(asked.runs):
             folder = Path(root) / f"run{number}"
-            found = disturbed(folder, launchers[number % len(launchers)], length, rng)
+            launcher = launchers[number % len(launchers)]
+            found = disturbed(folder, options, launcher, length, rng)
             found["equal"] = found["code"] == 0 and is_equal(folder, undisturbed)
             found["updates"] = max((line.get("step", 0) for line in lines(folder)), default=0)
             results.append(found)
@@ -134,8 +144,7 @@ def main() -> None:
     equal = sum(one["equal"] for one in results)
     mean = statistics.mean(len(one["blows"]) for one in results)
     print(f"{equal} of {len(results)} runs equal, {mean:.1f} blows a run")
-    file = Path(__file__).with_suffix(".json")
-    file.write_text(json.dumps({**vars(asked), "results": results}, indent=1) + "\n")
+    write_results(__file__, {**vars(asked), "results": results}, asked.smoke)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ a link of that rate, and trains YOLOv8n on one rank of one thread in each, all m
 each round; the median over rounds counts. Bytes are those that the kernel counts on the interface
 of the first host while the updates are made. The second trains on two ranks of this machine, once
 for each method and seed, and compares the AP at the end. Both print a table and write
-benchmarks/compression.json.
+benchmarks/compression.json. --smoke: both, one epoch or a few updates of two methods.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -23,6 +24,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.results import write_results
 from tests.cluster import hosts
 
 METHODS = {
@@ -34,7 +37,8 @@ METHODS = {
     "top-k, 1 %": ("--comm.compression", "topk"),
     "local SGD, H = 4": ("--comm.sync_every", "4"),
 }
-TRAIN = ("-m", "hvd_yolo.train", "--model", "yolov8n", "--imgsz", "320")
+TRAIN = ("-m", "hvd_yolo.train", "--model", "yolov8n")
+SMOKE_METHODS = ("none", "top-k, 1 %")
 
 
 def train_lines(run: Path) -> list[dict]:
@@ -51,8 +55,9 @@ def on_the_link(
     """Updates a second, share of the time spent waiting, and bytes an update, claimed and counted,
     from the end of the first line of progress to the end of the last."""
     options = [
-        *TRAIN, *METHODS[method], "--output", str(run), "--global_batch", str(2 * asked.batch),
-        "--data", asked.images, "--eval.every", "0", "--epochs", "1000", "--loader.cache", "ram",
+        *TRAIN, *METHODS[method], "--output", str(run), "--imgsz", str(asked.imgsz),
+        "--global_batch", str(2 * asked.batch), "--data", asked.images, "--eval.every", "0",
+        "--epochs", "1000", "--loader.cache", "ram",
         "--max_updates", str(asked.every * asked.lines), "--report.every", str(asked.every),
         "--comm.warmup", "0",
     ]  # fmt: skip
@@ -78,15 +83,16 @@ def on_the_link(
 
 def measure_link(asked: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """All rounds of all methods."""
-    found: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in asked.methods}
     with tempfile.TemporaryDirectory() as folder, hosts.made(2, Path(folder) / "lab") as lab:
         lab.rate(asked.rate)
         for number in range(asked.rounds):
-            for i, method in enumerate(METHODS):
+            for i, method in enumerate(asked.methods):
                 run = Path(folder) / f"run{number}_{i}"
                 found[method].append(on_the_link(lab, asked, method, run))
     print(
-        f"YOLOv8n, 320 px, {asked.batch} images a rank, two hosts, {asked.rate}, {asked.launcher}"
+        f"YOLOv8n, {asked.imgsz} px, {asked.batch} images a rank, two hosts, {asked.rate}, "
+        f"{asked.launcher}"
     )
     print("| | updates/s | of none | of fp16 | comm wait | MB an update | on the interface |")
     print("|---|---|---|---|---|---|---|")
@@ -96,7 +102,8 @@ def measure_link(asked: argparse.Namespace) -> dict[str, list[dict[str, float]]]
     }
     for method, one in middle.items():
         speed = one["updates_per_s"]
-        beside = [speed / middle[other]["updates_per_s"] for other in ("none", "fp16")]
+        fp16 = middle.get("fp16", {"updates_per_s": math.nan})
+        beside = [speed / other["updates_per_s"] for other in (middle["none"], fp16)]
         print(
             f"| {method} | {speed:.2f} | {beside[0]:.2f} | {beside[1]:.2f} | "
             f"{one['comm_wait']:.0%} | {one['claimed'] / 1e6:.3f} | {one['counted'] / 1e6:.3f} "
@@ -109,8 +116,9 @@ def average_precision(asked: argparse.Namespace, method: str, seed: str, folder:
     """AP on the val split after a run on two ranks of this machine."""
     run = folder / f"{list(METHODS).index(method)}_{seed}"
     options = [
-        *TRAIN, *METHODS[method], "--output", str(run), "--data", asked.data, "--global_batch",
-        "16", "--epochs", str(asked.epochs), "--seed", seed, "--eval.every", str(asked.epochs),
+        *TRAIN, *METHODS[method], "--output", str(run), "--data", asked.data, "--imgsz",
+        str(asked.imgsz), "--global_batch", "16", "--epochs", str(asked.epochs), "--seed", seed,
+        "--eval.every", str(asked.epochs),
     ]  # fmt: skip
     command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -126,9 +134,12 @@ def measure_accuracy(asked: argparse.Namespace) -> dict[str, list[float]]:
     seeds = asked.seeds.split(",")
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for method in METHODS:
+        for method in asked.methods:
             found[method] = [average_precision(asked, method, s, Path(folder)) for s in seeds]
-    print(f"AP after {asked.epochs} epochs of {asked.data}, 320 px, 16 images an update, 2 ranks")
+    print(
+        f"AP after {asked.epochs} epochs of {asked.data}, {asked.imgsz} px, 16 images an update, "
+        "2 ranks"
+    )
     print("| | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | against none |")
     print("|---" * (len(seeds) + 3) + "|")
     for method, values in found.items():
@@ -153,13 +164,24 @@ def main() -> None:
     parser.add_argument("--data", default="", help="data set for AP; none: measure the link")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
-    found = measure_accuracy(asked) if asked.data else measure_link(asked)
-    kind = "accuracy" if asked.data else "link"
+    asked.methods = list(METHODS)
+    if asked.smoke:
+        asked.methods, asked.seeds, asked.epochs, asked.imgsz = list(SMOKE_METHODS), "0", 1, 64
+        asked.rounds, asked.every, asked.lines, asked.images = 1, 2, 3, "shapes:64"
+    if not asked.data and hosts.missing():
+        raise SystemExit(hosts.missing())
     file = Path(__file__).with_suffix(".json")
-    content = json.loads(file.read_text()) if file.is_file() else {}
-    content[kind] = {**vars(asked), "found": found}
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    content = json.loads(file.read_text()) if file.is_file() and not asked.smoke else {}
+    if not asked.data:
+        content["link"] = {**vars(asked), "found": measure_link(asked)}
+    asked.data = asked.data or ("shapes:32" if asked.smoke else "")
+    if asked.data:
+        content["accuracy"] = {**vars(asked), "found": measure_accuracy(asked)}
+    content.pop("commit", None)
+    write_results(__file__, content, asked.smoke)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ Mosaic, scale, shift, flip and colour as both have them by default, batches of 1
 one thread. Both processes stay; in each round one loads while the other waits. PYTHON is the
 interpreter of an environment with `ultralytics` in it; without --peer only hvd_yolo is measured.
 Prints a table of medians and the share of the decoder's own speed that is reached, and writes
-benchmarks/data.json. --profile shows where the time of our loader goes.
+benchmarks/data.json. --profile shows where the time of our loader goes. --smoke: a few drawn images
+at 64 pixels.
 """
 
 import argparse
 import cProfile
-import json
 import pstats
 import statistics
 import subprocess
@@ -23,6 +23,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.results import write_results
 from hvd_yolo.config import AugmentConfig
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.cache import cache_place, cached
@@ -126,13 +129,19 @@ def decoder_rate(data: str, size: int) -> float:
 def main() -> None:
     """Runs what was asked for and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", default="")
+    parser.add_argument("--sizes", default="640,320", help="pixels, comma separated")
     parser.add_argument("--peer", default="")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=320)
     parser.add_argument("--profile", default="", help="SIZE:cached or SIZE:uncached")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    if asked.smoke:
+        asked.data, asked.sizes, asked.rounds, asked.images = "shapes:32", "64", 1, 32
+    if not asked.data:
+        parser.error("--data DATA.yaml is missing: the images to load")
     if asked.serve:
         return serve(asked.data, int(asked.serve[0]), asked.serve[1], 0)
     if asked.profile:
@@ -144,7 +153,7 @@ def main() -> None:
         "| pixels | cache | hvd_yolo img/s | ultralytics img/s | ratio | of the decoder's limit |"
     )
     print("|---|---|---|---|---|---|")
-    for size in (640, 320):
+    for size in map(int, asked.sizes.split(",")):
         for cache in ("cached", "uncached"):
             options = [str(size), cache]
             ours = [sys.executable, __file__, "--data", asked.data, "--serve", *options]
@@ -161,7 +170,7 @@ def main() -> None:
                 side.close()
             results.append({"size": size, "cache": cache, "rounds": rounds})
             print(_row(size, cache, rounds), flush=True)
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    write_results(__file__, {**vars(asked), "results": results}, asked.smoke)
     return None
 
 

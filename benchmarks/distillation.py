@@ -7,7 +7,8 @@
 Trains the teacher first if there is none, with the same images an update and as many epochs. Prints
 a table and writes benchmarks/distillation.json. The runs lie in --folder; those that are complete
 there are not made again, one that was broken off is resumed. `--distill "--distill.box 3"` tries
-other gains: with a --folder of its own, or the old runs would count.
+other gains: with a --folder of its own, or the old runs would count. --smoke: one epoch of a few
+drawn images.
 """
 
 import argparse
@@ -16,7 +17,12 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.results import write_results
 
 
 def last_score(run: Path, epochs: int) -> dict[str, float] | None:
@@ -77,11 +83,11 @@ def show(asked: argparse.Namespace, found: dict[str, list[dict[str, float]]]) ->
 
 
 def main() -> None:
-    """Makes the runs that are missing and prints the table."""
+    """Reads the options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", default="")
     parser.add_argument("--student", default="yolov8n")
     parser.add_argument("--teacher", default="", help="checkpoint; none: trained here")
     parser.add_argument("--teacher_model", default="yolov8s", help="of the one trained here")
@@ -93,8 +99,19 @@ def main() -> None:
     parser.add_argument("--options", default="", help="of all runs, in one string")
     parser.add_argument("--distill", default="", help="more options of the taught ones")
     parser.add_argument("--folder", default="runs/distillation")
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
-    folder = Path(asked.folder)
+    if asked.smoke:
+        asked.data, asked.imgsz, asked.epochs, asked.ranks = "shapes:16", 64, 1, 1
+        asked.teacher_model, asked.seeds = asked.student, "0"
+    if not asked.data:
+        parser.error("--data DATA.yaml is missing: the data set to train on")
+    with tempfile.TemporaryDirectory() as temporary:
+        compare(asked, Path(temporary if asked.smoke else asked.folder))
+
+
+def compare(asked: argparse.Namespace, folder: Path) -> None:
+    """Makes the runs that are missing in the folder and prints the table."""
     found: dict[str, list[dict[str, float]]] = {}
     teacher = asked.teacher or str(folder / "teacher" / "checkpoints" / "last.pt")
     if not asked.teacher:
@@ -107,8 +124,7 @@ def main() -> None:
             found[name].append(trained(asked, run, asked.student, "--seed", seed, *options))
             print(f"{name}, seed {seed}: AP {found[name][-1]['AP']:.4f}", flush=True)
     show(asked, found)
-    content = {**vars(asked), "found": found}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results(__file__, {**vars(asked), "found": found}, asked.smoke)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ timed updates lie in one epoch. Each side runs once a round, in new processes. P
 writes benchmarks/gpu.json after each of its rows. A job that fails (out of memory, say) is told on
 standard error, and its cell says so.
 
---device cpu tries the script out where there is no GPU, as
-
-    python benchmarks/gpu.py --device cpu --imgsz 64 --models yolov8n --batch 2 --steps 3
+--smoke tries the script out where there is no GPU, with tiny sizes: --device cpu and one rank.
 """
 
 import argparse
@@ -31,13 +29,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.results import draw_data, write_results
 from hvd_yolo import feed
 from hvd_yolo.comm import agree, connect
 from hvd_yolo.config import load
 from hvd_yolo.data import open_dataset
 from hvd_yolo.models import largest_stride
+from hvd_yolo.models.losses import own_losses
 from hvd_yolo.pace import make_pace
 from hvd_yolo.state import new_state, share_state
 from hvd_yolo.step import Step
@@ -94,7 +95,7 @@ def our_rank(asked: dict[str, Any], options: list[str]) -> None:
     state = new_state(config, len(train_set.names), comm.device)
     pace = make_pace(config, len(train_set), comm.size)
     share_state(state, comm)
-    step = Step(config, comm, pace, StopRequest(), print)
+    step = Step(config, comm, pace, StopRequest(), print, own_losses)
     step.prepare(state)
     stride = largest_stride(state.model)
     with ExitStack() as stack:
@@ -196,21 +197,6 @@ def row(model: str, gpus: int, rounds: list[dict[str, Any]], single: float | Non
     return f"| {model} | {gpus} | " + " | ".join(cells) + " |"
 
 
-def draw_data(folder: str, num_images: int) -> str:
-    """The data.yaml of so many drawn images, written for both sides to read."""
-    output = str(Path(folder, "drawn"))
-    options = ["--data", f"shapes:{num_images}", "--to", "yolo", "--output", output]
-    subprocess.run(
-        [sys.executable, "-m", "hvd_yolo.data", "convert", *options],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    file = Path(output, "data.yaml")
-    # Ultralytics looks for a relative path in the working directory, not beside the file.
-    content = yaml.safe_load(file.read_text()) | {"path": output}
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-    return str(file)
-
-
 def refuse(message: str) -> NoReturn:
     """Ends the script as every command of hvd_yolo refuses."""
     print(f"benchmarks/gpu.py: error: {message}", file=sys.stderr)
@@ -225,7 +211,7 @@ def check_gpus(asked: argparse.Namespace) -> list[int]:
     if not there:
         refuse(
             "torch sees no GPU on this machine; run it on a GPU server set up with `make setup "
-            "GPU=1`, or try the script out with --device cpu --imgsz 64 --models yolov8n --batch 2"
+            "GPU=1`, or try the script out with --smoke"
         )
     powers = [2**i for i in range(there.bit_length()) if 2**i < there]
     counts = [int(count) for count in asked.gpus.split(",")] if asked.gpus else [*powers, there]
@@ -256,7 +242,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=10, help="updates before the timed ones")
     parser.add_argument("--steps", type=int, default=50, help="timed updates")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true")
     asked, asked.options = parser.parse_known_args()
+    if asked.smoke:
+        asked.device, asked.models, asked.gpus, asked.imgsz = "cpu", "yolov8n", "1", 64
+        asked.batch, asked.warmup, asked.steps, asked.rounds = 2, 1, 2, 1
     return asked
 
 
@@ -288,7 +278,7 @@ def main() -> None:
                 print(row(model, gpus, rounds, single), flush=True)
                 results.append({"model": model, "gpus": gpus, "rounds": rounds})
                 content = {**vars(asked), "peer": bool(asked.peer), "results": results}
-                Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+                write_results(__file__, content, asked.smoke)
     return None
 
 

@@ -8,11 +8,11 @@ thread computes as in training: seconds of the main thread a line, and of the CP
 320 pixels on two ranks over MPI, in turn: one without loggers and plots, one with all of them.
 Prints for each pair the ratios of updates a second, from the first line to the last, of seconds and
 of CPU seconds, start and plots included; their medians; and writes benchmarks/loggers.json.
+--smoke: two lines, and one pair of short trainings.
 """
 
 import argparse
 import io
-import json
 import os
 import statistics
 import sys
@@ -28,6 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.pairs import Cost, cost_of, in_turn
+from benchmarks.results import write_results
 from hvd_yolo.config import Config, ReportConfig, flatten
 from hvd_yolo.report import Report
 from hvd_yolo.tally import Window
@@ -39,8 +40,13 @@ RANK = {
 }  # fmt: skip
 
 
-def measure(folder: Path, options: ReportConfig, num_lines: int) -> dict[str, float]:
-    """Seconds of telling a line in the main thread, and of the CPU, with these loggers."""
+def measure(
+    folder: Path, options: ReportConfig, num_lines: int, settling: float
+) -> dict[str, float]:
+    """Seconds of telling a line in the main thread, and of the CPU, with these loggers.
+
+    settling: seconds to wait before the first line, until the loggers have started.
+    """
     config = flatten(Config(report=options))
     image = torch.randn(256, 256)
     with (
@@ -48,8 +54,7 @@ def measure(folder: Path, options: ReportConfig, num_lines: int) -> dict[str, fl
         Report(folder, True, True, 0, num_lines, "", options, config) as report,
     ):
         report.watch(lambda: [{"rank": rank, **RANK} for rank in range(16)])
-        # The loggers are there: this measures no start.
-        time.sleep(20)
+        time.sleep(settling)
         in_main, cpu = 0.0, time.process_time() - time.thread_time()
         for step in range(1, num_lines + 1):
             ended = time.perf_counter() + 0.05
@@ -60,15 +65,15 @@ def measure(folder: Path, options: ReportConfig, num_lines: int) -> dict[str, fl
             report.train(step / 100, step, 0.01, 1.0, window)
             in_main += time.perf_counter() - began
         # What is left to write counts too.
-        time.sleep(3)
+        time.sleep(settling / 6)
         cpu = time.process_time() - time.thread_time() - cpu
     return {"main thread": in_main / num_lines, "CPU of other threads": cpu / num_lines}
 
 
-def told(num_lines: int) -> dict[str, dict[str, float]]:
-    """What `measure` finds without and with all loggers, the median of two runs each."""
+def told(num_lines: int, num_runs: int, settling: float) -> dict[str, dict[str, float]]:
+    """What `measure` finds without and with all loggers, the median of so many runs each."""
     found = {"without": [], "with all": []}
-    for _ in range(2):
+    for _ in range(num_runs):
         for name, rows in found.items():
             with tempfile.TemporaryDirectory() as made:
                 folder = Path(made)
@@ -79,7 +84,7 @@ def told(num_lines: int) -> dict[str, dict[str, float]]:
                         mlflow=f"sqlite:///{folder}/mlflow.db", openmetrics=f"{folder}/run.prom",
                         plots=False,
                     )  # fmt: skip
-                rows.append(measure(folder, options, num_lines))
+                rows.append(measure(folder, options, num_lines, settling))
     table = {
         name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         for name, rows in found.items()
@@ -92,8 +97,9 @@ def told(num_lines: int) -> dict[str, dict[str, float]]:
 def train(asked: argparse.Namespace, folder: Path, options: Sequence[str]) -> Cost:
     """A whole training."""
     line = [
-        "-m", "hvd_yolo.train", "--output", str(folder), "--data", asked.data, "--imgsz", "320",
-        "--global_batch", "16", "--epochs", str(asked.epochs), *options,
+        "-m", "hvd_yolo.train", "--output", str(folder), "--data", asked.data, "--imgsz",
+        str(asked.imgsz), "--global_batch", "16", "--epochs", str(asked.epochs),
+        "--report.every", str(asked.every), *options,
     ]  # fmt: skip
     environment = job_environment(WANDB_MODE="offline")
     environment.pop("HOROVOD_CYCLE_TIME")
@@ -123,11 +129,19 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--data", default="shapes:800")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--every", type=int, default=10, help="updates between two lines")
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    runs, settling = 2, 20.0
+    if asked.smoke:
+        asked.every = 1
+        asked.lines, asked.pairs, asked.epochs, runs, settling = 2, 1, 2, 1, 0.5
+        asked.data, asked.imgsz = "shapes:32", 64
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "offline"
-    content = {**vars(asked), "a line": told(asked.lines), "runs": trained(asked)}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    content = {**vars(asked), "a line": told(asked.lines, runs, settling)}
+    write_results(__file__, {**content, "runs": trained(asked)}, asked.smoke)
 
 
 if __name__ == "__main__":

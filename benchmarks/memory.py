@@ -11,7 +11,7 @@ is shared out among them), with the pack, which belongs to no process, counted w
 
 Then one rank with workers draws --slope batches to warm up and as many again, while its own and its
 workers' anonymous memory is watched; the slope is the straight line's through it. Prints two tables
-and writes benchmarks/memory.json.
+and writes benchmarks/memory.json. --smoke: a few drawn images.
 """
 
 import argparse
@@ -26,6 +26,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.results import draw_data, write_results
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.cache import CachedImages, cache_place, cached
 from hvd_yolo.memory import free_on_host
@@ -175,7 +178,7 @@ def memory_of_torch() -> int:
 def main() -> None:
     """Runs what was asked for and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="a data.yaml of YOLO text labels")
+    parser.add_argument("--data", default="", help="a data.yaml of YOLO text labels")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--ranks", type=int, default=4)
@@ -183,9 +186,16 @@ def main() -> None:
     parser.add_argument("--global_batch", type=int, default=16)
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--slope", type=int, default=1000)
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    if asked.smoke:
+        asked.images, asked.imgsz, asked.ranks, asked.workers = 32, 64, 2, 1
+        asked.batches, asked.slope = 2, 101
+    elif not asked.data:
+        parser.error("--data DATA.yaml is missing: a data set of YOLO text labels")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        asked.data = asked.data or draw_data(str(folder), asked.images)
         packs = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
         data = repeated(asked.data, asked.images, folder / "set")
         place = cache_place("ram", str(packs), 2, free_on_host)
@@ -227,7 +237,7 @@ def main() -> None:
         "sums": sums,
         "growth": growth,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results(__file__, content, asked.smoke)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ there are cores go on beside it, so that it has what memory bandwidth a rank amo
 link as the doctor does, on two hosts, at each rate and once without a limit, where the
 cores are the limit: that tells what a byte costs them. Over MPI the ranks poll while they wait,
 which takes cores that the planner believes free where more ranks than cores share them. Takes about
-6 minutes on idle cores, prints a table and writes benchmarks/planner.json.
+6 minutes on idle cores, prints a table and writes benchmarks/planner.json. --smoke: two hosts, one
+rate, a few updates of a model that sleeps.
 """
 
 import argparse
@@ -27,15 +28,13 @@ from subprocess import Popen
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.results import write_results
 from hvd_yolo.comm import connect
 from hvd_yolo.config import CommConfig
 from hvd_yolo.doctor.allreduce import measure
 from tests.cluster import hosts
 
 RATES = ("100mbit", "1gbit")
-SIZES = (2, 3, 4)
-# Train lines left out at the start of a run: memory is still being taken, caches are cold.
-WARMUP = 4
 
 
 def measure_link(file: str, seconds: float) -> None:
@@ -83,7 +82,7 @@ class Bench:
         output = self._folder / f"run_{name}_{size}"
         self._ranks(size, self._training(output))
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-        kept = [line for line in lines if line["kind"] == "train"][WARMUP:]
+        kept = [line for line in lines if line["kind"] == "train"][self._asked.warmup :]
         seconds = sum(line["images"] / line["images_per_s"] for line in kept)
         return sum(line["images"] for line in kept) / seconds
 
@@ -91,12 +90,17 @@ class Bench:
         """Images a second that the planner says for each size."""
         file = self._folder / "plan.json"
         options = ["--run", run, "--link", link, "--json", file, "--compression", "none",
-                   "--ranks", ",".join(map(str, SIZES))]  # fmt: skip
+                   "--ranks", self._asked.sizes]  # fmt: skip
         if self._asked.paced:
             # A core beside the one that sleeps moves the bytes.
             options += ["--cores", 2]
         else:
-            options += ["--cores", os.cpu_count(), "--cores_shared_by", max(SIZES)]
+            options += [
+                "--cores",
+                os.cpu_count(),
+                "--cores_shared_by",
+                self._asked.sizes.split(",")[-1],
+            ]
         command = [sys.executable, "-m", "hvd_yolo.plan", *map(str, options)]
         print(self._wait(self._lab.start("node1", command, **self._environment)), flush=True)
         found = json.loads(file.read_text())["predictions"]
@@ -130,7 +134,10 @@ class Bench:
 def cpu_seconds(link: Path) -> float:
     """Core-seconds that a byte sent costs, from a link without a limit between two ranks with a
     core each."""
-    return 1 / json.loads(link.read_text())["link"]["bandwidth"]
+    bandwidth = json.loads(link.read_text())["link"]["bandwidth"]
+    if bandwidth is None:
+        raise SystemExit("the link without a limit could not be measured: --link_seconds 60")
+    return 1 / bandwidth
 
 
 def main() -> None:
@@ -143,9 +150,17 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--updates", type=int, default=16)
     parser.add_argument("--rates", default=",".join(RATES))
+    parser.add_argument("--sizes", default="2,3,4", help="hosts, ascending")
+    # Memory is still being taken, caches are cold.
+    parser.add_argument("--warmup", type=int, default=4, help="train lines left out at the start")
     parser.add_argument("--link", default="", help=argparse.SUPPRESS)
     parser.add_argument("--link_seconds", type=float, default=20.0, help="for each link measured")
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    if asked.smoke:
+        asked.paced, asked.sizes, asked.rates, asked.warmup = True, "2", "1gbit", 1
+        asked.updates, asked.batch_size, asked.link_seconds = 4, 2, 5.0
+    sizes = [int(size) for size in asked.sizes.split(",")]
     if asked.link:
         measure_link(asked.link, asked.link_seconds)
         return
@@ -154,14 +169,14 @@ def main() -> None:
     if hosts.missing():
         raise SystemExit(hosts.missing())
     results = []
-    with tempfile.TemporaryDirectory() as folder, hosts.made(max(SIZES), Path(folder)) as lab:
+    with tempfile.TemporaryDirectory() as folder, hosts.made(max(sizes), Path(folder)) as lab:
         bench = Bench(lab, Path(folder), asked)
         cpu = cpu_seconds(bench.link("unlimited", None))
         run = bench.alone()
         for rate in asked.rates.split(","):
             lab.rate(rate)
             predicted = bench.plan(run, bench.link(rate, cpu))
-            for size in SIZES:
+            for size in sizes:
                 measured = bench.together(size, rate)
                 results.append((rate, size, predicted[size], measured))
                 print(*results[-1], flush=True)
@@ -169,8 +184,7 @@ def main() -> None:
     for rate, size, predicted, measured in results:
         error = predicted / measured - 1
         print(f"| {rate} | {size} | {predicted:.1f} | {measured:.1f} | {error:+.1%} |")
-    content = {**vars(asked), "results": results}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results(__file__, {**vars(asked), "results": results}, asked.smoke)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ of DDP, "alone" (how many processes start together without talking; 0 where they
 job), "in_memory" (drawn images made before the first step, else the real loader).
 """
 
-import itertools
 import json
 import os
 import sys
@@ -21,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.in_memory import repeated_batches
 from hvd_yolo import feed
 from hvd_yolo.comm import Comm, allocator, connect
 from hvd_yolo.comm.single import SingleComm
@@ -28,7 +30,7 @@ from hvd_yolo.config import Config, load
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.loader import Batch
 from hvd_yolo.models import YOLO, largest_stride
-from hvd_yolo.models.losses import Losses, as_losses
+from hvd_yolo.models.losses import Losses, as_losses, own_losses
 from hvd_yolo.pace import Pace, make_pace
 from hvd_yolo.precision import autocast, choose_amp
 from hvd_yolo.state import TrainState, new_state, share_state
@@ -100,29 +102,20 @@ class TimedComm:
         return waited
 
 
-class TimedStep(Step):
-    """The real step, telling a clock where it is."""
+class TimedBatches(Iterator[Batch]):
+    """Batches, the wait for which is "data"; `images` counts what they held."""
 
-    def __init__(self, config: Config, comm: Comm, pace: Pace, clock: Clock) -> None:
-        super().__init__(config, TimedComm(comm, clock), pace, StopRequest(), print)
+    def __init__(self, batches: Iterator[Batch], clock: Clock) -> None:
+        self._batches = batches
         self._clock = clock
         self.images = 0
 
-    def _next(self, batches: Iterator[Batch]) -> Batch:
+    def __next__(self) -> Batch:
         self._clock.enter("data")
-        batch = super()._next(batches)
+        batch = next(self._batches)
+        self._clock.enter("other")
         self.images += len(batch)
         return batch
-
-    def _forward_backward(self, state: TrainState, batch: Batch) -> tuple:
-        found = super()._forward_backward(state, batch)
-        self._clock.enter("other")
-        return found
-
-    def _divided(self, losses: Losses, state: TrainState) -> Tensor:
-        found = super()._divided(losses, state)
-        self._clock.enter("backward")
-        return found
 
 
 def watch(model: nn.Module, clock: Clock) -> None:
@@ -138,11 +131,9 @@ def open_batches(
 ) -> Iterator[Batch]:
     """The batches of this rank, out of the real loader, or the same few of them for ever."""
     train_set = open_dataset(config.data, "train")
-    batches = feed.open_training(config, comm, train_set, pace, stride, (0, 0))
-    if not in_memory:
-        return batches
-    kept = [batch.clone() for batch in itertools.islice(batches, NUM_IN_MEMORY)]
-    return itertools.cycle(kept)
+    if in_memory:
+        return repeated_batches(config, comm, train_set, pace, stride, NUM_IN_MEMORY)
+    return feed.open_training(config, comm, train_set, pace, stride, (0, 0))
 
 
 def prepare_ours(
@@ -152,17 +143,24 @@ def prepare_ours(
     comm = connect(config.comm, "cpu", config.train.sync_bn)
     state, pace = _new_state(config, comm, settings["in_memory"])
     share_state(state, comm)
-    step = TimedStep(config, comm, pace, clock)
+
+    def losses_of(model: nn.Module, images: Tensor, targets: list) -> "dict[str, Tensor] | Losses":
+        """See own_losses; what follows is "backward"."""
+        found = own_losses(model, images, targets)
+        clock.enter("backward")
+        return found
+
+    step = Step(config, TimedComm(comm, clock), pace, StopRequest(), print, losses_of)
     step.prepare(state)
     watch(state.model, clock)
     stride = largest_stride(state.model)
-    batches = open_batches(config, comm, pace, stride, settings["in_memory"])
+    batches = TimedBatches(open_batches(config, comm, pace, stride, settings["in_memory"]), clock)
 
     def update() -> int:
         """One update."""
-        before = step.images
+        before = batches.images
         step.update(state, batches)
-        return step.images - before
+        return batches.images - before
 
     return comm, state, update
 

@@ -4,7 +4,7 @@
 
 Trains a YOLOv8n on two ranks over MPI, with an evaluation and a checkpoint each epoch; the process
 of rank 1 is stopped for half of each second. Prints how many updates and evaluations were made and
-what metrics.jsonl tells of alarms; exit code 1 when there was any.
+what metrics.jsonl tells of alarms; exit code 1 when there was any. --smoke: a few seconds.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.results import write_results
 from tests.cluster.test_resume import lines, start
 from tests.cluster.test_stopping import STOPPED, ranks_of
 
@@ -30,13 +31,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--stall_timeout", type=float, default=10)
     parser.add_argument("--data", default="shapes:400")
+    parser.add_argument("--imgsz", type=int, default=160)
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    end = ["--max_hours", f"{asked.minutes / 60:g}"]
+    if asked.smoke:
+        asked.data, asked.imgsz, asked.stall_timeout = "shapes:32", 64, 60
+        end = ["--max_updates", "6", "--report.every", "1"]
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "run"
         job = start(
-            folder, 2, "--data", asked.data, "--imgsz", "160", "--epochs", "1000000",
-            "--global_batch", "16", "--comm.stall_timeout", f"{asked.stall_timeout:g}",
-            "--max_hours", f"{asked.minutes / 60:g}",
+            folder, 2, "--data", asked.data, "--imgsz", str(asked.imgsz), "--epochs", "1000000",
+            "--global_batch", "16", "--comm.stall_timeout", f"{asked.stall_timeout:g}", *end,
         )  # fmt: skip
         while job.poll() is None:
             try:
@@ -53,7 +59,10 @@ def main() -> None:
     alarms = [line for line in found if line["kind"] == "event" and line["event"] != "stopped"]
     print(f"{asked.minutes:g} minutes, exit code {job.returncode}: {updates} updates,")
     print(f"{evaluations} evaluations, {len(alarms)} alarms {alarms}")
-    sys.exit(0 if job.returncode == STOPPED and not alarms else 1)
+    counts = {"updates": updates, "evaluations": evaluations, "alarms": alarms}
+    write_results(__file__, {**vars(asked), **counts}, asked.smoke)
+    expected = 0 if asked.smoke else STOPPED
+    sys.exit(0 if job.returncode == expected and not alarms else 1)
 
 
 if __name__ == "__main__":

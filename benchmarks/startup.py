@@ -25,7 +25,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.results import REPOSITORY, write_results
+
 NUM_BOXES, NUM_CLASSES = 7, 80
 WIDTH, HEIGHT = 64, 48
 # A file system allows a file some 60,000 names.
@@ -178,8 +181,7 @@ def main() -> None:
     for kind, rounds in results.items():
         for what, unit in (("open", " s"), ("start", " s"), ("cpu", " s"), ("MiB", "")):
             print(_row(kind, what, unit, rounds))
-    file = Path(__file__).with_suffix(".json")
-    file.write_text(json.dumps({"images": asked.images, "rounds": results}, indent=1) + "\n")
+    write_results(__file__, {"images": asked.images, "rounds": results}, asked.smoke)
 
 
 def _row(kind: str, what: str, unit: str, rounds: list[dict[str, dict[str, float]]]) -> str:

@@ -2,17 +2,19 @@
 that switched off, and Ultralytics beside it, in turn.
 
     python benchmarks/step.py --peer PYTHON
+    python benchmarks/step.py --before CHECKOUT
 
-PYTHON is the interpreter of an environment with `ultralytics` in it; without --peer only hvd_yolo
-is measured. Each variant runs in a process of its own, for the allocator is set for a process, and
-all of them once a round; the median over rounds counts. The step of hvd_yolo is a whole update:
+PYTHON is the interpreter of an environment with `ultralytics` in it, CHECKOUT another checkout of
+the project, as `git worktree` makes them, which runs as it sets itself up; without either only this
+one is measured. Each variant runs in a process of its own, for the allocator is set for a process,
+and all of them once a round; the median over rounds counts. The step of hvd_yolo is a whole update:
 forward, loss, backward, clipping, AdamW and EMA; that of Ultralytics its model, its loss and AdamW,
-without clipping and EMA. Prints a table and writes benchmarks/step.json.
+without clipping and EMA. Prints a table and writes benchmarks/step.json. --smoke: two variants of
+three steps with tiny images.
 """
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -21,11 +23,17 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.in_memory import repeated_batches
+from benchmarks.results import REPOSITORY, commit, write_results
 from hvd_yolo import config
 from hvd_yolo.comm import connect
 from hvd_yolo.config import CommConfig
+from hvd_yolo.data import open_dataset
+from hvd_yolo.models import largest_stride
+from hvd_yolo.models.losses import own_losses
 from hvd_yolo.pace import make_pace
 from hvd_yolo.precision import choose_amp, has_bf16
 from hvd_yolo.state import new_state
@@ -33,8 +41,12 @@ from hvd_yolo.step import Step
 from hvd_yolo.stopping import StopRequest
 
 # Both programs take pixels, images, threads and steps, and print the seconds of each step.
-FOLDER = str(Path(__file__).parent)
-OURS = f"import sys; sys.path.insert(0, {FOLDER!r}); import step; step.our_steps()"
+# The package is that of the checkout, the program this file.
+OURS = """
+import sys; sys.path.insert(0, {checkout!r})
+import hvd_yolo; sys.path.insert(0, {folder!r})
+import step; step.our_steps()
+"""
 PEER = """
 import sys, time, torch
 from ultralytics.cfg import get_cfg
@@ -60,6 +72,8 @@ for _ in range(steps):
     print("SECONDS", time.monotonic() - started, flush=True)
 """
 
+# Made before the first step.
+NUM_BATCHES = 4
 # A variable of malloc's, at its default: it changes nothing, and hvd_yolo leaves malloc alone.
 MALLOC_UNSET = {"MALLOC_PERTURB_": "0"}
 HAS_BF16 = has_bf16(Path("/proc/cpuinfo").read_text())
@@ -73,40 +87,23 @@ VARIANTS = {
 }
 
 
-class MadeBatch:
-    """A batch as the loader gives it, with eight objects in each of `count` images."""
-
-    unreadable = ()
-
-    def __init__(self, count: int, size: int) -> None:
-        sides = torch.rand(count, 8, 2) * 0.4 + 0.05
-        centres = torch.rand(count, 8, 2) * 0.4 + 0.3
-        self.boxes = torch.cat((centres - sides / 2, centres + sides / 2), 2) * size
-        self.images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to_model(self, _: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[dict]]:
-        """See hvd_yolo.data.loader.Batch."""
-        labels = torch.arange(8)
-        targets = [{"boxes": boxes, "labels": labels} for boxes in self.boxes]
-        return self.images.permute(0, 3, 1, 2).to(dtype) / 255, targets
-
-
 def our_steps() -> None:
     """The program of a process of ours; options of hvd_yolo follow the four numbers."""
     size, count, threads, steps = map(int, sys.argv[1:5])
-    options = config.load(["--imgsz", str(size), "--batch_size", str(count), *sys.argv[5:]])
+    sizes = ["--imgsz", str(size), "--batch_size", str(count)]
+    options = config.load(["--data", f"shapes:{NUM_BATCHES * count}", *sizes, *sys.argv[5:]])
     comm = connect(CommConfig("single"), "cpu")
     torch.set_num_threads(threads)
     options.train.amp = choose_amp(options.train.amp, "float32", options.model, comm.device)
     layout = "channels_last" if options.train.channels_last else "contiguous"
     print("CHOSE", options.train.amp, layout, *comm.settings, flush=True)
     state = new_state(options, 80, comm.device)
-    step = Step(options, comm, make_pace(options, 10**6, 1), StopRequest(), print)
+    train_set = open_dataset(options.data, "train")
+    pace = make_pace(options, len(train_set), 1)
+    step = Step(options, comm, pace, StopRequest(), print, own_losses)
     step.prepare(state)
-    batches = itertools.repeat(MadeBatch(count, size))
+    stride = largest_stride(state.model)
+    batches = repeated_batches(options, comm, train_set, pace, stride, NUM_BATCHES)
     for _ in range(steps):
         started = time.monotonic()
         step.update(state, batches)
@@ -135,6 +132,7 @@ def main() -> None:
     """Runs what was asked for and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", default="")
+    parser.add_argument("--before", default="", help="another checkout of the project")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
@@ -142,10 +140,22 @@ def main() -> None:
         "--steps", type=int, default=8, help="of each process, two of them left out"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    variants = VARIANTS
+    if asked.smoke:
+        asked.imgsz, asked.batch, asked.threads, asked.steps, asked.rounds = 64, 2, 1, 3, 1
+        variants = {name: VARIANTS[name] for name in ("hvd_yolo", "without any of them")}
     numbers = [asked.imgsz, asked.batch, asked.threads, asked.steps]
 
-    jobs = {name: (sys.executable, OURS, numbers, *variant) for name, variant in VARIANTS.items()}
+    folder = str(Path(__file__).parent)
+    program = OURS.format(checkout=str(REPOSITORY), folder=folder)
+    jobs = {name: (sys.executable, program, numbers, *rest) for name, rest in variants.items()}
+    if asked.before:
+        checkout = Path(asked.before).resolve()
+        program = OURS.format(checkout=str(checkout), folder=folder)
+        name = f"hvd_yolo at {commit(checkout)}"
+        jobs = {name: (sys.executable, program, numbers, (), {}), **jobs}
     if asked.peer:
         jobs = {"Ultralytics": (asked.peer, PEER, numbers, (), {}), **jobs}
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
@@ -163,7 +173,7 @@ def main() -> None:
         rate, ratio = asked.batch / value, medians[first] / value
         print(f"| {name} | {value:.2f} | {rate:.1f} | {ratio:.2f} | {chosen[name]} |")
     content = {**vars(asked), "peer": bool(asked.peer), "chosen": chosen, "seconds": seconds}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results(__file__, content, asked.smoke)
 
 
 if __name__ == "__main__":

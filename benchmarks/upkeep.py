@@ -6,11 +6,10 @@ Pairs of the same training, a YOLOv8n on two elastic ranks of this machine, in t
 watchdog and commit, and with a checkpoint at the end of an epoch alone, as each run has; one with
 the watchdog, a commit every 50 updates (the default) and a checkpoint every 50. Prints for each
 pair the ratios of updates a second, from the tenth update to the last, of seconds and of CPU
-seconds; their medians; and writes benchmarks/upkeep.json.
+seconds; their medians; and writes benchmarks/upkeep.json. --smoke: one pair of a few updates.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.pairs import Cost, cost_of, in_turn
+from benchmarks.results import write_results
 from tests.conftest import BIN, REPOSITORY, job_environment
 
 WITHOUT = ("--comm.stall_timeout", "0", "--comm.commit_every", "1000000000")
@@ -36,7 +36,8 @@ def run(asked: argparse.Namespace, folder: Path, options: Sequence[str]) -> Cost
         str(REPOSITORY / "hostfiles" / "discover_hosts.sh"),
         sys.executable, "-m", "hvd_yolo.train", "--output", str(folder), "--data", asked.data,
         "--imgsz", str(asked.imgsz), "--global_batch", "16", "--eval.every", "0",
-        "--epochs", "1000", "--max_updates", str(asked.updates), "--report.every", "10", *options,
+        "--epochs", "1000", "--max_updates", str(asked.updates), "--report.every",
+        str(asked.every), *options,
     ]  # fmt: skip
     environment = job_environment(HVD_YOLO_HOSTS=str(hosts))
     environment.pop("HOROVOD_CYCLE_TIME")
@@ -50,11 +51,15 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--data", default="shapes:4000")
     parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--every", type=int, default=10, help="updates between two lines")
+    parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    if asked.smoke:
+        asked.pairs, asked.updates, asked.every = 1, 4, 2
+        asked.data, asked.imgsz = "shapes:32", 64
     with tempfile.TemporaryDirectory() as root:
         pairs = in_turn(partial(run, asked), WITHOUT, WITH, Path(root), asked.pairs)
-    file = Path(__file__).with_suffix(".json")
-    file.write_text(json.dumps({**vars(asked), "pairs": pairs}, indent=1) + "\n")
+    write_results(__file__, {**vars(asked), "pairs": pairs}, asked.smoke)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from hvd_yolo.models import largest_stride
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import LossesOf, as_losses, own_losses
 from hvd_yolo.models.trial import copied
-from hvd_yolo.out_of_memory import is_out_of_memory
+from hvd_yolo.out_of_memory import is_out_of_memory, may_be_out_of_memory
 from hvd_yolo.precision import autocast
+from hvd_yolo.targets import pad_targets
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def find_batch_size(
     too. Raises InputError on all ranks when one of them has no memory for a single image.
     """
     side = largest_side(config, largest_stride(model))
-    num_objects = _objects_per_image(dataset, config.augment.mosaic > 0)
+    num_objects = _densest_images(dataset, config.augment.mosaic > 0)
     most = _most_images(config, comm.size, len(dataset))
     # A GPU has one rank; the memory of a host is shared by those that compute on its CPU.
     meter = MemoryMeter(comm.device, comm.local_size if comm.device.type == "cpu" else 1)
@@ -80,13 +81,13 @@ def find_batch_size(
 
 @dataclass
 class _Trial:
-    """A step over made images of side x side pixels with so many objects each."""
+    """A step over made images of side x side pixels; num_objects: of the first, the second, ..."""
 
     model: nn.Module
     losses_of: LossesOf
     amp: str
     side: int
-    num_objects: int
+    num_objects: list[int]
     num_classes: int
 
     def run(self, num_images: int) -> None:
@@ -95,13 +96,16 @@ class _Trial:
         weight = next(self.model.parameters())
         shape = (num_images, self.side, self.side, 3)
         images = torch.rand(shape, dtype=weight.dtype, device=weight.device).permute(0, 3, 1, 2)
-        corners = torch.rand(self.num_objects, 2, 2, dtype=weight.dtype, device=weight.device)
-        boxes = (corners.sort(dim=1).values * self.side).flatten(1)
-        labels = torch.arange(self.num_objects, device=weight.device) % self.num_classes
-        targets = [{"boxes": boxes, "labels": labels} for _ in range(num_images)]
+        counts = [self.num_objects[i % len(self.num_objects)] for i in range(num_images)]
+        targets = pad_targets([self._target(n) for n in counts], weight.dtype, weight.device)
         with autocast(self.amp, weight.device):
             losses = as_losses(self.losses_of(self.model, images, targets), num_images)
         (losses.total() / num_images).backward()
+
+    def _target(self, count: int) -> dict[str, torch.Tensor]:
+        """So many objects anywhere in an image, of any size and class."""
+        corners = torch.rand(count, 2, 2).sort(dim=1).values * self.side
+        return {"boxes": corners.flatten(1), "labels": torch.arange(count) % self.num_classes}
 
 
 def largest_batch(
@@ -125,7 +129,8 @@ def largest_batch(
         try:
             taken = peak(partial(work, size))
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            # Where a smaller batch went through, what may be a lack of memory is one.
+            if not is_out_of_memory(error) and not (sizes and may_be_out_of_memory(error)):
                 raise
             most = sizes[-1] if sizes else 0
             break
@@ -162,13 +167,13 @@ def _rounded(count: int) -> int:
     return max(1, count) if count < 8 else count // 8 * 8
 
 
-def _objects_per_image(dataset: Dataset, is_mosaic: bool) -> int:
-    """Objects of the most crowded of up to 200 images, and with mosaic those of three usual images
-    beside it: what the assignment of objects to points must hold for each image of a batch."""
-    chosen = range(0, len(dataset), -(-len(dataset) // 200))
-    counts = [len(dataset.annotations(index, 1, 1).labels) for index in chosen]
-    beside = round(3 * sum(counts) / len(counts)) if is_mosaic else 0
-    return max(1, max(counts) + beside)
+def _densest_images(dataset: Dataset, is_mosaic: bool) -> list[int]:
+    """Objects of the densest images of the data set, in descending order, as many as are tried at
+    once; with mosaic, those of three usual images beside each."""
+    counts = np.array([len(dataset.annotations(i, 1, 1).labels) for i in range(len(dataset))])
+    beside = round(3 * float(counts.mean())) if is_mosaic else 0
+    densest = np.sort(counts)[::-1][: _TRIED[-1]]
+    return [max(1, int(count) + beside) for count in densest]
 
 
 def _trial_copy(model: nn.Module, config: Config) -> nn.Module:

@@ -30,6 +30,7 @@ from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.memory import free_on_host
 from hvd_yolo.pace import Pace
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.watchdog import marked
 
 # Of the memory that is free on a host, the part that batches of all its ranks may lock.
@@ -140,7 +141,8 @@ def open_loaders(
         )  # fmt: skip
     validate = None
     if val_set is not None:
-        validate = _validation(config.eval, comm, val_set, Batches(loader, 1, number))
+        amp = evaluation_amp(config.eval.amp, config.train.amp, comm.device)
+        validate = _validation(config.eval, amp, comm, val_set, Batches(loader, 1, number))
     return marked(loader.batches(0), comm, "an update"), validate
 
 
@@ -207,14 +209,15 @@ def training_inputs(
 
 
 def _validation(
-    options: EvalConfig, comm: Comm, val_set: Dataset, batches: Iterable[Batch]
+    options: EvalConfig, amp: str, comm: Comm, val_set: Dataset, batches: Iterable[Batch]
 ) -> Callable[[nn.Module], Evaluation]:
     has_warned = False
 
     def validate(model: nn.Module) -> Evaluation:
         """The model's score on the validation split."""
         nonlocal has_warned
-        found = evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
+        marked_batches = marked(batches, comm, "the evaluation")
+        found = evaluate(model, val_set, marked_batches, comm, options, amp=amp)
         if not has_warned:
             has_warned = True
             warn_of_limits(found.table, options, comm)

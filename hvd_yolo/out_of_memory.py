@@ -12,12 +12,22 @@ from hvd_yolo.memory import free_on_host, virtual_size
 # What a verb that has no batches of its own can be told.
 _REMEDY = "end other programs that use the memory, or give the job a machine, or a limit, with more"
 
-# torch has a class of error for CUDA's allocator alone; its own on the CPU, the C++ library, cuDNN,
-# cuBLAS, oneDNN, which tells no reason, and OpenCV are known by their words.
+# torch has a class of error for CUDA's allocator alone; its own on the CPU, the C++ library, cuDNN
+# (CUDNN_STATUS_ALLOC_FAILED, since version 9 CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+# and ..._HOST_ALLOCATION_FAILED), cuBLAS, NCCL ("Cuda failure 2 'out of memory'", "Failed to CUDA
+# calloc 6291456 bytes"), oneDNN, which tells no reason, and OpenCV are known by their words.
 _WORDS = re.compile(
-    r"out of memory|allocate memory|Unable to allocate|bad_alloc|ALLOC_FAILED"
+    r"out of memory|allocate memory|Unable to allocate|bad_alloc|ALLOC(ATION)?_FAILED"
     r"|could not create a (primitive|memory)|Insufficient memory|cudaErrorMemoryAllocation"
+    r"|Failed to CUDA (host )?[cm]alloc"
 )
+# torch tries the algorithms of cuDNN one after the other and tells of none why it failed; a handle
+# that cannot be made lacks memory, or the libraries do not match.
+_AMBIGUOUS = re.compile(
+    r"Unable to find a valid cuDNN algorithm|unable to find an engine to execute this computation"
+    r"|No valid execution plans built|(CUDNN|CUBLAS)_STATUS_NOT_INITIALIZED"
+)
+_GPU_WORDS = re.compile(r"CUDA|cuDNN|CUDNN|CUBLAS|NCCL")
 # "Tried to allocate 20.00 MiB" (CUDA), "you tried to allocate 64 bytes" (torch on the CPU), "Unable
 # to allocate 1.2 GiB for an array" (NumPy), "Failed to allocate 64 bytes" (OpenCV).
 _REQUEST = re.compile(r"(?:[Tt]ried|Unable|Failed) to allocate ([\d.]+) ?([KMGTP]i?B|bytes)")
@@ -38,9 +48,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return _WORDS.search(str(error)) is not None
 
 
+def may_be_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of cuDNN or cuBLAS, which name no reason, is what they report for a lack of
+    memory among other things."""
+    return isinstance(error, RuntimeError) and _AMBIGUOUS.search(str(error)) is not None
+
+
 def describe(error: BaseException, remedy: str = "") -> str:
     """One sentence: what was asked for, what is free, and what to do."""
-    on_gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
+    on_gpu = isinstance(error, torch.OutOfMemoryError) or bool(_GPU_WORDS.search(str(error)))
     where = "of the GPU's memory" if on_gpu else "of memory"
     asked = _request(str(error))
     requested = f"{_shown(asked)} were requested" if asked else _first_line(error)

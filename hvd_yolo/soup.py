@@ -20,8 +20,9 @@ from hvd_yolo.evaluate import evaluate
 from hvd_yolo.evaluate.classes import match_classes
 from hvd_yolo.feed import open_evaluation
 from hvd_yolo.models import build_model
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.value_range import range_as_trained
-from hvd_yolo.weights.trained import read_shares
+from hvd_yolo.weights.trained import read_shares, trained_amp
 
 State = dict[str, Tensor]
 
@@ -46,7 +47,8 @@ class _Kitchen:
             log(comm).warning(told)
         self.model = build_model(
             trained.model, len(names), limits.conf, limits.iou, limits.max_detections
-        ).to(comm.device)
+        ).to(comm.device, memory_format=torch.channels_last)
+        self.amp = evaluation_amp(limits.amp, trained_amp(trained, comm.device), comm.device)
 
     def batches(self, dataset: Dataset) -> Iterable[Batch]:
         """This rank's share."""
@@ -65,7 +67,7 @@ class _Kitchen:
         self.config.eval.loss = False
         batches = self.batches(self.val_set)
         found = evaluate(
-            self.model, self.val_set, batches, self.comm, self.config.eval, self.classes
+            self.model, self.val_set, batches, self.comm, self.config.eval, self.classes, self.amp
         )
         return found.metrics["AP"]
 

@@ -2,6 +2,7 @@ import copy
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,6 +11,7 @@ from hvd_yolo import autobatch, config
 from hvd_yolo.comm import connect
 from hvd_yolo.config import CommConfig
 from hvd_yolo.data import open_dataset
+from hvd_yolo.data.dataset import Annotations
 from hvd_yolo.state import new_state
 from tests.conftest import needs_mpi, run_job, train
 
@@ -107,6 +109,38 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
     with pytest.raises(RuntimeError, match="mat1"):
         autobatch.largest_batch(fail, lambda work: work() or 0, 10**9, 8)
+
+
+def test_cudnn_without_a_reason_bounds_the_batch_only_after_a_smaller_one():
+    def fail_from(size):
+        def work(count):
+            if count >= size:
+                raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+        return work
+
+    def peak(work):
+        work()
+        return 1000
+
+    assert autobatch.largest_batch(fail_from(8), peak, 10**9, 64) == 4
+    with pytest.raises(RuntimeError, match="find an engine"):
+        autobatch.largest_batch(fail_from(1), peak, 10**9, 64)
+
+
+def test_the_densest_images_are_tried_wherever_they_are():
+    class OneCrowd:
+        def __len__(self):
+            return 1000
+
+        def annotations(self, index, *_):
+            count = 300 if index == 777 else 2
+            return Annotations(np.zeros((count, 4)), np.zeros(count), np.zeros(count), None)
+
+    alone = autobatch._densest_images(OneCrowd(), is_mosaic=False)
+    assert alone == [300, *[2] * 15]
+    # Three tiles beside each, with the mean of 2.298 objects.
+    assert autobatch._densest_images(OneCrowd(), is_mosaic=True) == [307, *[9] * 15]
 
 
 def test_a_run_stores_what_it_found_and_goes_on_with_it(tmp_path):

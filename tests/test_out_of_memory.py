@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hvd_yolo.out_of_memory import describe, is_out_of_memory
+from hvd_yolo.out_of_memory import describe, is_out_of_memory, may_be_out_of_memory
 
 MUCH = 1 << 50
 
@@ -39,11 +39,45 @@ def test_the_amount_that_a_gpu_was_asked_for_is_told():
     assert "out of the GPU's memory: 20.97 MB were requested" in describe(error)
 
 
+# As cuDNN, cuBLAS and NCCL tell it by way of torch: texts from its sources and its issues.
+GPU_TEXTS = (
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: out of memory",
+    "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:181, unhandled cuda error\n"
+    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+    "Cuda failure 2 'out of memory'",
+    "NCCL error: unhandled cuda error. Last error:\nFailed to CUDA calloc 6291456 bytes",
+)
+AMBIGUOUS_TEXTS = (
+    "Unable to find a valid cuDNN algorithm to run convolution",
+    "GET was unable to find an engine to execute this computation",
+    "FIND was unable to find an engine to execute this computation",
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+)
+
+
+@pytest.mark.parametrize("text", GPU_TEXTS)
+def test_libraries_of_a_gpu_are_recognized(text):
+    error = RuntimeError(text)
+    assert is_out_of_memory(error)
+    assert describe(error).startswith("out of the GPU's memory: ")
+
+
+@pytest.mark.parametrize("text", AMBIGUOUS_TEXTS)
+def test_texts_with_several_reasons_are_not_certain(text):
+    assert may_be_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError(text))
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("wrong"), FileNotFoundError(2, "none"), RuntimeError("shapes differ")]
 )
 def test_other_errors_are_not(error):
     assert not is_out_of_memory(error)
+    assert not may_be_out_of_memory(error)
 
 
 def test_memory_that_runs_out_while_a_state_is_saved_is_recognized():

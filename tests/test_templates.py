@@ -1,5 +1,6 @@
 """The templates for containers and schedulers are what those who read them accept."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,36 @@ def test_the_mpijob_asks_for_as_many_ranks_as_it_has_slots_and_gpus():
     assert int(line[line.index("-np") + 1]) == slots * replicas["Worker"]["replicas"]
     limits = pods(job)["Worker"]["containers"][0]["resources"]["limits"]
     assert limits["nvidia.com/gpu"] == slots
+
+
+def test_the_mpijob_with_rdma_is_one_too():
+    """The lines marked RDMA, taken in place of those that they extend."""
+    text = (HOSTFILES / "kubernetes" / "mpijob.yaml").read_text()
+    lines = text.splitlines()
+    marked = [i for i, line in enumerate(lines) if re.search(r"^ +# .*# RDMA$", line)]
+    assert len(marked) == 2
+    for i in marked:
+        lines[i] = re.sub(r"^( +)# (.*?) +# RDMA$", r"\1\2", lines[i])
+    del lines[marked[0] - 1]
+    pod = pods(yaml.safe_load("\n".join(lines)))["Worker"]
+    as_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
+    kubernetes_validate.validate(as_pod, "1.31", strict=True)
+    assert pod["containers"][0]["resources"]["limits"]["rdma/hca"] == 1
+    assert pod["containers"][0]["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+
+
+def test_the_compose_file_with_rdma_is_one_too(tmp_path):
+    text = (REPOSITORY / "docker" / "compose.yaml").read_text()
+    taken, count = re.subn(r"^( +)# (.*?) +# RDMA.*$", r"\1\2", text, flags=re.MULTILINE)
+    assert count == 4
+    (tmp_path / "compose.yaml").write_text(taken)
+    line = ["-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run(
+        [sys.executable, *line, tmp_path / "compose.yaml"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert yaml.safe_load(taken)["x-worker"]["devices"] == ["/dev/infiniband:/dev/infiniband"]
 
 
 @pytest.mark.parametrize("file", ["docker/compose.yaml", "hostfiles/swarm/stack.yaml"])

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -69,6 +70,15 @@ def renumber(rank: int, size: int, local_rank: int, local_size: int) -> None:
     """Tells whoever asks for what was promised that an elastic job has changed it."""
     found = {"RANK": rank, "SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_SIZE": local_size}
     os.environ.update({f"HOROVOD_{name}": str(value) for name, value in found.items()})
+
+
+def collective_timeout(stall_timeout: float) -> timedelta:
+    """How long torch.distributed lets a collective wait before it ends the process: only where
+    nothing else does. The watchdog, with comm.stall_timeout, is sooner and knows which rank is
+    stalled; a rank that is at work, as one that builds a cache, may let others wait for long. 30
+    minutes at least, as torch has it for Gloo; a week where stall_timeout is 0."""
+    seconds = max(1800.0, 2 * stall_timeout) if stall_timeout else 7 * 86400.0
+    return timedelta(seconds=seconds)
 
 
 def torchrun_place() -> tuple[int, int]:
@@ -200,9 +210,9 @@ def refuse_shared_gpus(places: list[Place]) -> None:
         if gpu and gpu in owner:
             raise InputError(
                 f"ranks {owner[gpu]} and {rank} both compute on GPU {gpu} of {place['host']}: "
-                f"give each rank a GPU "
-                "of its own; under Slurm use --gpus-per-task=1 --gpu-bind=single:1, or none of "
-                "both, so that each "
-                "rank sees all GPUs and takes the one of its local rank"
+                f"give each rank a GPU of its own; under Slurm ask for --gpus-per-node and leave "
+                "--gpus-per-task and --gpu-bind out (--gpu-bind=none where the site sets it): each "
+                "rank then sees all GPUs of its node, as NCCL needs for NVLink, and takes the one "
+                "of its local rank"
             )
         owner[gpu] = rank

@@ -36,7 +36,8 @@ class Facts:
     CPUs. affinity: CPUs the process is bound to; permitted: as many as it could be bound to; cpus:
     what remains under the cgroup's quota. Memory and files in bytes; limits of -1 are none.
     shm_stale: caches in memory that no process uses any more. locked_memory: -1 also for a process
-    that the kernel lets lock any. rdma_devices: those that programs can open.
+    that the kernel lets lock any. rdma_present: InfiniBand and RoCE devices that the kernel has;
+    rdma_devices: those that programs can open.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class Facts:
     shm_stale: list[str]
     open_files: int
     locked_memory: int
+    rdma_present: list[str]
     rdma_devices: list[str]
     executable: str
     versions: dict[str, str]
@@ -111,7 +113,8 @@ def _own_facts(comm: Comm, workers: int) -> Facts:
         shm_stale=_stale_packs(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         locked_memory=_locked_memory(),
-        rdma_devices=_rdma_devices(),
+        rdma_present=rdma_present(),
+        rdma_devices=rdma_devices(),
         executable=sys.executable,
         versions=_versions(),
         code=source_hash(Path(hvd_yolo.__file__).parent),
@@ -153,10 +156,16 @@ def _locked_memory() -> int:
     return resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
 
 
-def _rdma_devices() -> list[str]:
-    if not any(Path("/dev/infiniband").glob("uverbs*")):
-        return []
-    return sorted(entry.name for entry in Path("/sys/class/infiniband").glob("*"))
+def rdma_present(root: Path = Path("/")) -> list[str]:
+    """InfiniBand and RoCE devices that the kernel has; in a container, too, where none was handed
+    on. root: of the file system."""
+    return sorted(entry.name for entry in (root / "sys/class/infiniband").glob("*"))
+
+
+def rdma_devices(root: Path = Path("/")) -> list[str]:
+    """Those of rdma_present that programs can open."""
+    has_verbs = any((root / "dev/infiniband").glob("uverbs*"))
+    return rdma_present(root) if has_verbs else []
 
 
 def _stale_packs() -> list[str]:

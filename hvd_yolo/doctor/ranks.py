@@ -16,6 +16,7 @@ def judge(facts: list[Facts], device: str) -> list[Finding]:
         *shared_gpus(facts),
         *(_unused_gpus(facts) if device != "cpu" else ()),
         *_without_nccl(facts),
+        *_without_rdma(facts),
         *_far_gpus(facts),
     ]
 
@@ -32,7 +33,7 @@ def shared_gpus(facts: list[Facts]) -> Iterator[Finding]:
                 ranks, "error", "gpu-shared",
                 f"{len(ranks)} ranks compute on GPU {gpu} of {ranks[0].host}",
                 "give each rank a GPU of its own: at most as many ranks a host as it has GPUs; "
-                "under Slurm --gpus-per-task=1 --gpu-bind=single:1, or none of both",
+                "under Slurm --gpus-per-node, without --gpus-per-task and --gpu-bind",
             )  # fmt: skip
 
 
@@ -107,6 +108,33 @@ def _without_nccl(facts: list[Facts]) -> Iterator[Finding]:
             on_gpu, "warning", "nccl-missing",
             f"gradients on GPUs are summed by {on_gpu[0].engine['gpu']}: this Horovod has no NCCL",
             "make setup GPU=1 builds it with NCCL (horovodrun --check-build shows it)",
+        )  # fmt: skip
+
+
+def _without_rdma(facts: list[Facts]) -> Iterator[Finding]:
+    """Several hosts with GPUs, of which some have no InfiniBand or RoCE device for NCCL: all ranks
+    then wait for TCP."""
+    hosts = [found for found in leaders(facts) if found.gpu]
+    if len(hosts) < 2:
+        return
+    hidden = [found for found in hosts if found.rdma_present and not found.rdma_devices]
+    if hidden:
+        yield on(
+            hidden, "warning", "network-no-rdma",
+            f"{', '.join(hidden[0].rdma_present)} cannot be opened (/dev/infiniband is missing): "
+            "NCCL goes over TCP",
+            "hand it to the container: docker run --device /dev/infiniband --ulimit memlock=-1 "
+            "--cap-add IPC_LOCK; Kubernetes: the RDMA device plugin's resource (rdma/hca: 1)",
+        )  # fmt: skip
+    without = [found for found in hosts if not found.rdma_present]
+    if without:
+        yield on(
+            without, "warning", "network-no-rdma",
+            "no InfiniBand or RoCE device on hosts with GPUs: NCCL goes over TCP, which the ranks "
+            "of GPUs wait for",
+            "if the hosts have such an adapter, load its driver (lspci; ibv_devices; "
+            "/sys/class/infiniband); else `python -m hvd_yolo.plan` tells what the link costs, and "
+            "--comm.compression what it saves",
         )  # fmt: skip
 
 

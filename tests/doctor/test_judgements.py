@@ -19,7 +19,7 @@ from hvd_yolo.doctor.data_sets import Look, look
 from hvd_yolo.doctor.data_sets import judge as judge_data
 from hvd_yolo.doctor.disks import file_system_type, try_out
 from hvd_yolo.doctor.disks import judge as judge_disk
-from hvd_yolo.doctor.facts import gather_facts
+from hvd_yolo.doctor.facts import gather_facts, rdma_devices, rdma_present
 from hvd_yolo.doctor.interfaces import Interface
 from hvd_yolo.doctor.routes import Host, common_names, common_networks, flags
 from hvd_yolo.doctor.routes import judge as judge_routes
@@ -50,6 +50,7 @@ NCCL = {"controller": "mpi", "cpu": "mpi", "gpu": "nccl"}
 
 def gpu(name, **more):
     return {"gpu": name, "device": "cuda:0", "gpus_seen": 4, "gpus_present": 4, "engine": NCCL,
+            "rdma_present": ["mlx5_0"], "rdma_devices": ["mlx5_0"], "locked_memory": -1,
             **more}  # fmt: skip
 
 
@@ -81,6 +82,28 @@ def test_gpus_without_nccl(here):
     by_mpi = {**NCCL, "gpu": "mpi, by way of the host"}
     found = ranks.judge(job(here, gpu("x", engine=by_mpi), gpu("y", engine=by_mpi)), "auto")
     assert codes(found) == {"nccl-missing": [0, 1]}
+
+
+def test_several_hosts_of_gpus_without_rdma(here):
+    b, none = {"host": "b", "host_id": "b"}, {"rdma_present": [], "rdma_devices": []}
+    assert codes(ranks.judge(job(here, gpu("x", **none), gpu("y", **none)), "auto")) == {}
+    (found,) = ranks.judge(job(here, gpu("x"), gpu("y", **b, **none)), "auto")
+    assert (found.severity, found.code, found.ranks) == ("warning", "network-no-rdma", [1])
+    assert ranks.judge(job(here, none, {**b, **none}), "cpu") == []
+    hidden = gpu("y", **b, rdma_devices=[])
+    (found,) = ranks.judge(job(here, gpu("x"), hidden), "auto")
+    assert (found.code, found.ranks) == ("network-no-rdma", [1])
+    assert "--device /dev/infiniband" in found.remedy
+
+
+def test_rdma_devices_are_read_from_the_kernel(tmp_path):
+    assert (rdma_present(tmp_path), rdma_devices(tmp_path)) == ([], [])
+    for name in ("mlx5_1", "mlx5_0"):
+        (tmp_path / "sys/class/infiniband" / name).mkdir(parents=True)
+    assert (rdma_present(tmp_path), rdma_devices(tmp_path)) == (["mlx5_0", "mlx5_1"], [])
+    (tmp_path / "dev/infiniband").mkdir(parents=True)
+    (tmp_path / "dev/infiniband/uverbs0").touch()
+    assert rdma_devices(tmp_path) == ["mlx5_0", "mlx5_1"]
 
 
 def test_cpus_of_another_node_than_the_gpus(here):

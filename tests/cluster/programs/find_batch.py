@@ -41,7 +41,7 @@ def main(_):
     found = autobatch.find_batch_size(state.model, options, comm, train_set)
     told = {"images": found}
     if TOLD != "ADDRESS_SPACE":
-        trial = autobatch._Trial(state.model, own_losses, "none", 128, 20, 6)
+        trial = autobatch._Trial(state.model, own_losses, "none", 128, [20], 6)
         told["peak"] = meter.peak(lambda: trial.run(found))
     print("FOUND " + json.dumps(told), flush=True)
 

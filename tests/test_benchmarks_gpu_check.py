@@ -1,0 +1,71 @@
+"""What benchmarks/gpu_check.py promises beside its measurements: parts that end in time, a report
+that names its commit, and no figure of a pretend device among real ones."""
+
+import json
+import shutil
+import sys
+import time
+
+import psutil
+import pytest
+
+from benchmarks.gpu_check_parts import Outcome, PartError, run
+from benchmarks.gpu_check_report import BEGIN, END, write_report
+from benchmarks.results import REPOSITORY, commit
+
+SIZES = {"imgsz": 64, "batch": 2, "steps": 2, "warmup": 1}
+FOUND = {
+    "rates": Outcome("bad", "out of time", [
+        {"model": "yolov8n", "variant": "bf16", "images_per_s": 1234.5, "memory": 2 * 10**9},
+        {"model": "yolov8x", "variant": "bf16", "why": "out of time"},
+    ]),
+    "syncs": Outcome("good", "2", [
+        {"model": "yolov8n", "syncs": 2, "by_name": {"cudaEventSynchronize": 2}},
+    ]),
+}  # fmt: skip
+SECONDS = {"rates": 200.0, "syncs": 3.0}
+
+
+def test_a_part_that_takes_too_long_is_ended_with_its_children(tmp_path):
+    program = (
+        "import subprocess, sys, time; child = subprocess.Popen(['sleep', '600']); "
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    log = tmp_path / "log"
+    began = time.monotonic()
+    with pytest.raises(PartError, match="out of time"):
+        run([sys.executable, "-c", program], log, 3)
+    assert time.monotonic() - began < 30
+    child = int(log.read_text().split()[0])
+    gone = not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+    assert gone
+
+
+def test_a_part_that_fails_tells_the_end_of_its_output(tmp_path):
+    with pytest.raises(PartError, match="exit code 3: no such device"):
+        run([sys.executable, "-c", "print('no such device'); exit(3)"], tmp_path / "log", 60)
+
+
+def test_a_report_replaces_its_own_part_of_the_document_alone(tmp_path):
+    shutil.copy(REPOSITORY / "benchmarks" / "gpu.md", tmp_path)
+    before = (tmp_path / "gpu.md").read_text().partition(BEGIN)[0].rstrip()
+    for _ in range(2):
+        file = write_report(tmp_path, FOUND, SECONDS, SIZES, "NVIDIA X", is_pretend=False)
+        text = file.read_text()
+        assert text.startswith(before)
+        assert (text.count(BEGIN), text.count(END)) == (1, 1)
+    assert f"at commit `{commit(REPOSITORY)}`" in text
+    assert "| yolov8n | 1234.5 (2.0) |" in text
+    assert "| yolov8x | - |" in text
+    assert "| yolov8n | 2 | 2 cudaEventSynchronize |" in text
+    assert json.loads((tmp_path / "gpu_check.json").read_text())["is_pretend"] is False
+
+
+def test_a_pretend_report_leaves_the_real_one_and_says_what_it_is(tmp_path):
+    shutil.copy(REPOSITORY / "benchmarks" / "gpu.md", tmp_path)
+    before = (tmp_path / "gpu.md").read_text()
+    file = write_report(tmp_path, FOUND, SECONDS, SIZES, "Pretend GPU", is_pretend=True)
+    assert (tmp_path / "gpu.md").read_text() == before
+    assert "PRETEND DEVICE" in file.read_text()
+    assert file.name == "gpu_check.pretend.md"
+    assert json.loads((tmp_path / "gpu_check.pretend.json").read_text())["is_pretend"] is True
