@@ -107,9 +107,9 @@ def _shared_memory(ranks: list[Facts], prefetch: int) -> Iterator[Finding]:
 
 
 def _files(facts: list[Facts]) -> Iterator[Finding]:
-    # Gloo keeps two connections to each other rank, a worker a handful of pipes.
+    # Gloo keeps two connections to each other rank, a worker one.
     workers = max(found.workers for found in facts)
-    need = max(_OPEN_FILES, 256 + 4 * len(facts) + 32 * workers)
+    need = max(_OPEN_FILES, 256 + 4 * len(facts) + 2 * workers)
     few = [found for found in facts if 0 <= found.open_files < need]
     if few:
         yield on(
