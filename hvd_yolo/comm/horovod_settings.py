@@ -4,6 +4,7 @@ import os
 
 from hvd_yolo.comm import launch, stream_group
 from hvd_yolo.config import CommConfig
+from hvd_yolo.errors import OptionError
 
 # Ranks compute on the cores that Horovod's background thread polls from: looking every
 # millisecond, as it would by itself, costs a fifth of a YOLOv8n's step on two full cores
@@ -25,7 +26,11 @@ def choose_settings(
         # Where many small collectives follow one another each look is a wait, and must be quick in
         # any case; where a gradient takes two messages, quicker.
         cycle = _QUICK_CYCLE_MS if options.compression in ("bf16", "powersgd") else CPU_CYCLE_MS
-        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else f"{cycle:g}"
+        if not latency_bound:
+            chosen["HOROVOD_CYCLE_TIME"] = f"{cycle:g}"
+        elif not launch.is_elastic():
+            # Horovod's own; in an elastic job rather left out, see _spoils_fusion().
+            chosen["HOROVOD_CYCLE_TIME"] = "1"
         chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
     elif latency_bound and not stream_group.is_supported(launch.is_elastic()):
         chosen["HOROVOD_CYCLE_TIME"] = f"{_GPU_LATENCY_CYCLE_MS:g}"
@@ -34,10 +39,8 @@ def choose_settings(
         # waits. Not in an elastic job: who does not wait does not notice that NCCL lost a rank;
         # not for a timeline, which waits for the kernels anyway.
         chosen["HOROVOD_ENABLE_ASYNC_COMPLETION"] = "1"
-    if launch.is_elastic():
-        # Kept over hvd.init(), it differs between ranks that were there before and ranks that are
-        # new: they fuse tensors otherwise, and Gloo aborts.
-        chosen["HOROVOD_CACHE_CAPACITY"] = "0"
+    if launch.is_elastic() and (options.fusion_mb or "HOROVOD_FUSION_THRESHOLD" in os.environ):
+        chosen.pop("HOROVOD_CYCLE_TIME", None)
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
     # What is said on the command line comes before the environment.
@@ -49,4 +52,34 @@ def choose_settings(
     }
     said = {name: value for name, value in said.items() if value}
     os.environ.update(said)
+    if launch.is_elastic():
+        _refuse_both()
+    if launch.is_elastic() and _spoils_fusion():
+        chosen["HOROVOD_CACHE_CAPACITY"] = "0"
+        os.environ.setdefault("HOROVOD_CACHE_CAPACITY", "0")
     return {name: os.environ[name] for name in chosen | said}
+
+
+def _refuse_both() -> None:
+    """Raises OptionError for what ends in a segmentation fault (writing to an empty vector, see
+    _spoils_fusion) when ranks come or go."""
+    if "HOROVOD_CYCLE_TIME" in os.environ and "HOROVOD_FUSION_THRESHOLD" in os.environ:
+        raise OptionError(
+            "Horovod 0.28.1 crashes in an elastic job whose cycle time and fusion buffer are both "
+            "set: leave out comm.cycle_ms (HOROVOD_CYCLE_TIME) or comm.fusion_mb "
+            "(HOROVOD_FUSION_THRESHOLD)"
+        )
+
+
+def _spoils_fusion() -> bool:
+    """Whether ranks that were there before and ranks that are new would fuse tensors otherwise.
+
+    What the environment sets of cycle time and fusion buffer, Horovod 0.28.1 takes out of a vector
+    of parameters (BayesianParameter::SetValue); the default that a second hvd.init() in the same
+    process sets before it lands on the other one: a cycle time that is set makes the fusion buffer
+    1 MB. As long as rank 0 alone decides what is fused, that does no harm. With the response cache,
+    which is empty again on all ranks after hvd.init(), each rank decides for itself, and Gloo
+    aborts. Without the cache all requests go to rank 0 in every cycle.
+    """
+    names = ("HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_AUTOTUNE")
+    return any(name in os.environ for name in names)

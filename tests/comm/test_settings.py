@@ -7,6 +7,7 @@ import pytest
 from hvd_yolo.comm import launch, stream_group
 from hvd_yolo.comm.horovod_settings import choose_settings
 from hvd_yolo.config import CommConfig
+from hvd_yolo.errors import OptionError
 
 ASYNC, CYCLE = "HOROVOD_ENABLE_ASYNC_COMPLETION", "HOROVOD_CYCLE_TIME"
 
@@ -48,6 +49,29 @@ def test_sums_of_sync_batch_norm_through_horovod_wait_for_short_cycles(monkeypat
     monkeypatch.setenv("HOROVOD_ELASTIC", "1")
     assert on_gpus(latency_bound=True)[CYCLE] == "0.1"
     assert CYCLE not in on_gpus()
+
+
+def test_an_elastic_job_keeps_the_response_cache_unless_a_cycle_is_set(monkeypatch):
+    cache = "HOROVOD_CACHE_CAPACITY"
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    assert cache not in on_gpus()
+    assert cache not in choose_settings(True, False, True, CommConfig())
+    assert on_gpus(fusion_mb=64)[cache] == "0"
+    assert os.environ[cache] == "0"
+
+
+def test_an_elastic_job_sets_one_of_cycle_and_fusion_buffer(monkeypatch):
+    """A second hvd.init() of Horovod 0.28.1 crashes where both are set."""
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    choose_settings(True, False, False, CommConfig(fusion_mb=64))
+    assert CYCLE not in os.environ
+    with pytest.raises(OptionError, match="crashes in an elastic job"):
+        choose_settings(True, False, False, CommConfig(fusion_mb=64, cycle_ms=5))
+
+
+def test_a_job_that_is_not_elastic_keeps_it(monkeypatch):
+    monkeypatch.setenv(CYCLE, "3")
+    assert "HOROVOD_CACHE_CAPACITY" not in on_gpus()
 
 
 def test_sync_batch_norm_has_a_group_where_each_rank_has_a_gpu():
