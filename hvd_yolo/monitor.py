@@ -18,6 +18,7 @@ from hvd_yolo.json_lines import JsonLines
 from hvd_yolo.report.console import duration
 from hvd_yolo.report.loggers.ranks import BEAT_SECONDS
 from hvd_yolo.report.runs import best_by, metric_of, number
+from hvd_yolo.watchdog.watch import seconds_between_beats
 
 # Rates and waits are those of so many lines of ranks.jsonl.
 _LINES = 10
@@ -98,7 +99,10 @@ class Monitor:
         head = [line[:width] for line in self._head()]
         ranks = self._now.get("ranks") or (self._ranks[-1]["ranks"] if self._ranks else [])
         room = max(1, height - len(head) - 3)
-        shown = sorted(ranks, key=_stillness)[-room:] if len(ranks) > room else ranks
+        late = 5 * seconds_between_beats(len(ranks))
+        shown = ranks
+        if len(ranks) > room:
+            shown = sorted(ranks, key=lambda rank: _stillness(rank, late))[-room:]
         rows = [_HEAD, *(self._row(rank) for rank in sorted(shown, key=lambda rank: rank["rank"]))]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip()[:width] for row in rows]
@@ -167,9 +171,10 @@ class Monitor:
         return (f"{(last['updates'] - first['updates']) / seconds:.2f}", *waits)
 
 
-def _stillness(rank: _Line) -> tuple[float, bool, float]:
-    """Larger for who is more likely to be what the others wait for."""
-    return rank.get("silence", 0.0) // 5, not rank.get("is_waiting"), rank.get("age", 0.0)
+def _stillness(rank: _Line, late: float) -> tuple[float, bool, float]:
+    """Larger for who is more likely to be what the others wait for; late: after so many seconds
+    without a word a rank is."""
+    return rank.get("silence", 0.0) // late, not rank.get("is_waiting"), rank.get("age", 0.0)
 
 
 def _read(file: Path) -> _Line | None:
