@@ -12,7 +12,9 @@ from torch import Tensor
 
 def area(boxes: Tensor) -> Tensor:
     """Areas (...) of boxes (..., 4); a box turned inside out has none."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+    # Not prod(), whose backward pass makes the host wait for the device.
+    widths, heights = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return widths * heights
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -63,22 +65,47 @@ def nms(
     """Indices (K) of the boxes (N, 4) that greedy per-class non-maximum suppression keeps, best
     first.
 
-    Exactly the greedy result (as torchvision.ops.batched_nms), found without a loop over boxes:
-    suppression by earlier survivors is repeated until nothing changes, which is reached after as
-    many rounds as the longest chain of suppressions, a handful in practice. Memory is N x N, so
-    callers cut N to about a thousand first. Equal scores are taken in the order given.
+    Exactly the greedy result (as torchvision.ops.batched_nms); see greedy_survivors. Memory is
+    N x N, so callers cut N to about a thousand first. Equal scores are taken in the order given.
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    boxes, labels = boxes[order], labels[order]
+    is_real = torch.ones(1, len(order), dtype=torch.bool, device=boxes.device)
+    kept, _ = greedy_survivors(boxes[order][None], labels[order][None], is_real, iou_threshold)
+    return order[kept[0]][:max_detections]
+
+
+def greedy_survivors(
+    boxes: Tensor,
+    labels: Tensor,
+    is_real: Tensor,
+    iou_threshold: float,
+    rounds: int = 1,
+    may_wait: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Which boxes greedy per-class non-maximum suppression keeps, (B, N) bool, and whether that is
+    final, a scalar.
+
+    boxes (B, N, 4) and labels (B, N) of B images from the best score to the lowest; is_real (B, N):
+    those that take part. Found without a loop over boxes: suppression by earlier survivors is
+    repeated until nothing changes, which is reached after as many rounds as the longest chain of
+    suppressions, a handful in practice. Whether it is reached is looked at after every so many
+    `rounds`, for which the host waits for the device; with may_wait false it does not, and what is
+    found after the first `rounds` is returned. Memory is B x N x N.
+    """
     overlaps = pairwise_iou(boxes, boxes) > iou_threshold
-    suppresses = (overlaps & (labels[:, None] == labels[None, :])).triu_(diagonal=1)
-    suppresses = suppresses.to(torch.float32)
-    kept = torch.ones(len(order), dtype=torch.float32, device=boxes.device)
+    suppresses = overlaps & (labels[:, :, None] == labels[:, None, :]) & is_real[:, :, None]
+    # Half of the memory, in numbers that tensor cores multiply. Sums of ones never become 0.
+    dtype = torch.float32 if boxes.device.type == "cpu" else torch.float16
+    suppresses = suppresses.triu_(diagonal=1).to(dtype)
+    ones = torch.ones_like(labels, dtype=dtype)[:, None]
+    kept = previous = ones
     while True:
-        survivors = (kept @ suppresses == 0).to(torch.float32)
-        if torch.equal(survivors, kept):
-            return order[kept.bool()][:max_detections]
-        kept = survivors
+        for _ in range(rounds):
+            # 1 where no survivor suppresses the box.
+            previous, kept = kept, torch.baddbmm(ones, kept, suppresses, alpha=-1).relu_()
+        is_final = (kept == previous).all()
+        if not may_wait or bool(is_final):
+            return kept[:, 0].bool() & is_real, is_final
 
 
 def soft_nms(

@@ -2,7 +2,7 @@
 this rank."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hvd_yolo.comm import Comm, agree, gather_json, launch
-from hvd_yolo.config import Config, LoaderConfig
+from hvd_yolo.comm import Comm, agree, gather_json, launch, log
+from hvd_yolo.config import Config, EvalConfig, LoaderConfig
 from hvd_yolo.data.balance import class_balance, read_image_weights
 from hvd_yolo.data.cache import cache_place, cached, stage_place, staged
 from hvd_yolo.data.dataset import Dataset
@@ -21,14 +21,20 @@ from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.digest import MAKE_ALIKE
 from hvd_yolo.data.image_files import NETWORK_THREADS
 from hvd_yolo.data.inputs import TrainingInputs
-from hvd_yolo.data.loader import Batch, evaluation_batches, training_batches
+from hvd_yolo.data.loader import Batch, Batches, Loader, evaluation_inputs
 from hvd_yolo.data.order import Order
+from hvd_yolo.data.page_lock import workers_within
+from hvd_yolo.data.worker import Inputs
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import Evaluation, evaluate
 from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.memory import free_on_host
 from hvd_yolo.pace import Pace
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.watchdog import marked
+
+# Of the memory that is free on a host, the part that batches of all its ranks may lock.
+_PINNED_PART = 4
 
 
 def refuse_different(splits: dict[str, dict[str, Any]], data: str, comm: Comm) -> None:
@@ -101,6 +107,45 @@ def _make_order(config: Config, comm: Comm, dataset: Dataset, pace: Pace, stride
     return order
 
 
+def open_loaders(
+    config: Config,
+    comm: Comm,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    pace: Pace,
+    stride: int,
+    start: tuple[int, int],
+) -> tuple[Iterator[Batch], Callable[[nn.Module], Evaluation] | None]:
+    """The micro-batches of this rank, from `start`, (epoch, images seen in it), on, and a function
+    that scores a model, None without a val_set; every rank calls it. One pool of loader processes
+    serves both. stride: the model's largest."""
+    sources: list[Inputs] = [training_inputs(config, comm, train_set, pace, stride, start)]
+    number = 0
+    if val_set is not None:
+        block = config.eval.batch_size or config.batch_size
+        inputs = evaluation_inputs(val_set, config.imgsz, block, comm.rank, comm.size)
+        sources.append(inputs)
+        number = len(inputs.blocks)
+    limit = _pin_limit(config.loader, comm)
+    num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
+    is_chosen = config.workers >= 0
+    loader = _make_loader(sources, num_workers, is_chosen, config.loader.prefetch, limit, comm)
+    if loader.pinned_bytes and comm.is_main:
+        fewer = (
+            "" if loader.num_workers == num_workers else f" of the {num_workers} there are CPUs for"
+        )
+        log(comm).info(
+            "loader: %d worker processes a rank%s, %.4g MB of page-locked memory, of at most %.4g "
+            "(loader.pin_memory_mb)",
+            loader.num_workers, fewer, loader.pinned_bytes / 1e6, limit / 1e6,
+        )  # fmt: skip
+    validate = None
+    if val_set is not None:
+        amp = evaluation_amp(config.eval.amp, config.train.amp, comm.device)
+        validate = _validation(config.eval, amp, comm, val_set, Batches(loader, 1, number))
+    return marked(loader.batches(0), comm, "an update"), validate
+
+
 def open_training(
     config: Config,
     comm: Comm,
@@ -109,12 +154,43 @@ def open_training(
     stride: int,
     start: tuple[int, int],
 ) -> Iterator[Batch]:
-    """The micro-batches of this rank, from `start`, (epoch, images seen in it), on; every rank
-    calls it. stride: the model's largest."""
-    inputs = training_inputs(config, comm, train_set, pace, stride, start)
-    num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
-    batches = training_batches(inputs, num_workers, config.loader.prefetch, comm.device)
-    return marked(batches, comm, "an update")
+    """See open_loaders."""
+    return open_loaders(config, comm, train_set, None, pace, stride, start)[0]
+
+
+def open_evaluation(
+    dataset: Dataset, size: int, block: int, workers: int, comm: Comm
+) -> Iterable[Batch]:
+    """The batches that this rank evaluates, `block` images of size x size each, as often as they
+    are gone through; every rank calls it. workers: as in Config."""
+    inputs = evaluation_inputs(dataset, size, block, comm.rank, comm.size)
+    number, options = len(inputs.blocks), LoaderConfig()
+    num_workers = min(number, launch.loader_workers(workers, comm.own_cpus, comm.device))
+    limit = _pin_limit(options, comm)
+    loader = _make_loader([inputs], num_workers, workers >= 0, options.prefetch, limit, comm)
+    return Batches(loader, 0, number)
+
+
+def _pin_limit(options: LoaderConfig, comm: Comm) -> int:
+    """Bytes of memory that this rank may page-lock."""
+    return int(options.pin_memory_mb * 10**6) or free_on_host() // _PINNED_PART // comm.local_size
+
+
+def _make_loader(
+    sources: Sequence[Inputs],
+    num_workers: int,
+    is_chosen: bool,
+    prefetch: int,
+    pin_limit: int,
+    comm: Comm,
+) -> Loader:
+    """The loader of this rank; every rank calls it. Raises InputError on all ranks where one of
+    them cannot have the page-locked memory. is_chosen: the user has chosen num_workers."""
+    with agree(comm):
+        if comm.device.type == "cuda":
+            num_bytes = max(source.slot_bytes for source in sources)
+            num_workers = workers_within(pin_limit, num_bytes, num_workers, prefetch, is_chosen)
+        return Loader(sources, num_workers, prefetch, comm.device)
 
 
 def training_inputs(
@@ -132,21 +208,16 @@ def training_inputs(
     )
 
 
-def open_validation(
-    config: Config, comm: Comm, val_set: Dataset
+def _validation(
+    options: EvalConfig, amp: str, comm: Comm, val_set: Dataset, batches: Iterable[Batch]
 ) -> Callable[[nn.Module], Evaluation]:
-    """A function that scores a model; its loader's workers stay from one call to the next."""
-    options = config.eval
-    num_workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
-    block = options.batch_size or config.batch_size
-    batches = evaluation_batches(val_set, config.imgsz, block, comm.rank, comm.size, num_workers)
-
     has_warned = False
 
     def validate(model: nn.Module) -> Evaluation:
         """The model's score on the validation split."""
         nonlocal has_warned
-        found = evaluate(model, val_set, marked(batches, comm, "the evaluation"), comm, options)
+        marked_batches = marked(batches, comm, "the evaluation")
+        found = evaluate(model, val_set, marked_batches, comm, options, amp=amp)
         if not has_warned:
             has_warned = True
             warn_of_limits(found.table, options, comm)

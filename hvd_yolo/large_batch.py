@@ -4,6 +4,9 @@ updates of thousands of images.
 Groups of parameters with `layer_wise` False (biases and normalisation layers) take the plain step:
 SGD with momentum, or Adam. hvd.DistributedOptimizer makes a subclass and calls it with the groups
 alone, so every argument but these has a default, and what a step needs lies in the groups.
+
+Neither waits for the device. Both go through torch's fused optimizers, which look at found_inf
+themselves: where it is 1, as after a gradient that is not finite, a step changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -23,6 +28,8 @@ class LARS(torch.optim.Optimizer):
     (|g| + weight_decay |w|) for the weights w of a layer and their gradient g; 1 where either is
     all zeros. As in the paper lr is inside the momentum.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -54,11 +61,16 @@ class LARS(torch.optim.Optimizer):
             if group["layer_wise"]:
                 sizes, lengths = _norms(params), _norms(gradients)
                 ratios = group["trust_coefficient"] * sizes / (lengths + decay * sizes)
-                _scale(steps, _or_one(ratios, sizes, lengths))
+                _scale(steps, _or_one(ratios, sizes, lengths) * group["lr"])
+            else:
+                torch._foreach_mul_(steps, group["lr"])
             buffers = [self.state[p]["momentum_buffer"] for p in params]
-            torch._foreach_mul_(buffers, group["momentum"])
-            torch._foreach_add_(buffers, steps, alpha=group["lr"])
-            torch._foreach_sub_(params, buffers)
+            # The rate is in the steps already.
+            sgd(
+                params, steps, buffers, fused=True, found_inf=self.found_inf,
+                weight_decay=0.0, momentum=group["momentum"], lr=1.0, dampening=0.0,
+                nesterov=False, maximize=False,
+            )  # fmt: skip
         return loss
 
 
@@ -70,6 +82,8 @@ class LAMB(torch.optim.Optimizer):
     their bias, and ratio = |w| / |r + weight_decay w|; 1 where the weights w are all zeros, or r
     is, which means that no gradient has come yet.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -83,6 +97,8 @@ class LAMB(torch.optim.Optimizer):
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
             "layer_wise": layer_wise,
+            # Counters of steps lie on the device, and are put there again when they are loaded.
+            "fused": True,
         }  # fmt: skip
         super().__init__(params, defaults)
 
@@ -96,10 +112,16 @@ class LAMB(torch.optim.Optimizer):
             # Before the decay: alone it would have a direction too, and the ratio make it large.
             lengths = _norms(steps) if group["layer_wise"] else None
             torch._foreach_add_(steps, params, alpha=group["weight_decay"])
+            # Of a step that is left out the direction is zero, and its rate.
+            rate = params[0].new_full((), group["lr"])
+            if self.found_inf is not None:
+                rate = rate * (1 - self.found_inf)
             if lengths is not None:
                 sizes = _norms(params)
-                _scale(steps, _or_one(sizes / _norms(steps), sizes, lengths))
-            torch._foreach_add_(params, steps, alpha=-group["lr"])
+                _scale(steps, _or_one(sizes / _norms(steps), sizes, lengths) * rate)
+            else:
+                torch._foreach_mul_(steps, rate)
+            torch._foreach_sub_(params, steps)
         return loss
 
     def _adam_directions(
@@ -108,23 +130,18 @@ class LAMB(torch.optim.Optimizer):
         """Takes the gradients into both moments and returns r of each parameter."""
         for p in params:
             if not self.state[p]:
-                # On the CPU, where torch's own optimizers keep it: the host computes with it.
-                self.state[p]["step"] = torch.tensor(0.0)
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
-            self.state[p]["step"] += 1
-        gradients = [p.grad for p in params]
-        means = [self.state[p]["exp_avg"] for p in params]
-        squares = [self.state[p]["exp_avg_sq"] for p in params]
-        torch._foreach_lerp_(means, gradients, 1 - betas[0])
-        torch._foreach_mul_(squares, betas[1])
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - betas[1])
-        counts = [self.state[p]["step"].item() for p in params]
-        scales = torch._foreach_div(squares, [1 - betas[1] ** count for count in counts])
-        torch._foreach_sqrt_(scales)
-        torch._foreach_add_(scales, eps)
-        directions = torch._foreach_div(means, [1 - betas[0] ** count for count in counts])
-        torch._foreach_div_(directions, scales)
+        states = [self.state[p] for p in params]
+        # Weights of zero go to r in a step of Adam at the rate -1.
+        directions = [torch.zeros_like(p) for p in params]
+        adam(
+            directions, [p.grad for p in params], [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states], [], [state["step"] for state in states],
+            fused=True, found_inf=self.found_inf, amsgrad=False, beta1=betas[0], beta2=betas[1],
+            lr=-1.0, weight_decay=0.0, eps=eps, maximize=False,
+        )  # fmt: skip
         return directions
 
 

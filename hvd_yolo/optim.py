@@ -1,30 +1,38 @@
-"""Optimizers, the learning rate as a function of progress, and the moving average of the
-weights."""
+"""Optimizers, clipping, and the learning rate as a function of progress."""
 
-import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hvd_yolo.comm.batch_norm import other_buffers
 from hvd_yolo.config import OptimConfig
 from hvd_yolo.large_batch import LAMB, LARS
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that optim.name asks for, SGD with Nesterov momentum; biases and normalisation
-    layers do not decay, and LARS and LAMB do not scale their steps."""
+    layers do not decay, and LARS and LAMB do not scale their steps.
+
+    Each is fused: where its attribute found_inf, a tensor, is 1, a step changes nothing, and the
+    host need not know of it.
+    """
     groups = parameter_groups(model, config.weight_decay)
     betas = (config.momentum, 0.999)
     if config.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+        sgd = torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True
         )
+        if config.momentum > 0:
+            # By itself it would begin with uninitialized memory if the first step is left out.
+            for p in model.parameters():
+                if p.requires_grad:
+                    sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=betas)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
     groups[1]["layer_wise"] = False
     if config.name == "lars":
         return LARS(
@@ -44,6 +52,31 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Puts restored momenta into the layout of their weights: the same numbers, but fused
+    optimizers go through the memory of both."""
+    for p, state in optimizer.state.items():
+        for name, value in state.items():
+            is_like = isinstance(value, Tensor) and value.shape == p.shape
+            if is_like and value.stride() != p.stride():
+                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+
+def scale_and_clip(gradients: Sequence[Tensor], factor: Tensor, clip_norm: float) -> Tensor:
+    """Multiplies the gradients by `factor`, a scalar above 0, and clips their norm to `clip_norm`
+    unless that is 0; returns the norm between the two. They have one dtype and lie on one
+    device."""
+    norms = torch._foreach_norm(gradients)
+    # In their dtype: with a scalar of another one torch multiplies them one by one.
+    factor = factor.to(norms[0].dtype)
+    norm = torch.linalg.vector_norm(torch.stack(norms)) * factor
+    if clip_norm:
+        # As torch.nn.utils.clip_grad_norm_, with its epsilon.
+        factor = factor * (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, factor)
+    return norm
 
 
 def scaled_rate(lr: float, rule: str, multiple: int) -> float:
@@ -77,37 +110,3 @@ class RateSchedule:
         if epoch >= self.warmup_epochs:
             return rate
         return self.start + (rate - self.start) * epoch / self.warmup_epochs
-
-
-class Ema:
-    """The exponential moving average of a model's weights and floating-point buffers, as a model of
-    its own; other buffers are copied.
-
-    The decay builds up as decay * (1 - exp(-updates / tau)), so that the first, poor weights are
-    soon forgotten; decay 0 makes it a copy. It computes on each rank the same from the same
-    weights: no collective.
-    """
-
-    def __init__(self, model: nn.Module, decay: float, tau: float) -> None:
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-        self.tau = tau
-        self._others = frozenset(other_buffers(self.module))
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, updates: int) -> None:
-        """Takes in the weights after the given number of updates, counted from 1."""
-        share = 1 - self.decay * (1 - math.exp(-updates / self.tau))
-        averages, values = [], []
-        for (name, mine), theirs in zip(
-            self.module.state_dict().items(), model.state_dict().values(), strict=True
-        ):
-            if name in self._others:
-                # An infinite constant, as in a mask, would become NaN.
-                mine.copy_(torch.where(mine == theirs, mine, mine.lerp(theirs, share)))
-            elif mine.dtype.is_floating_point:
-                averages.append(mine)
-                values.append(theirs)
-            else:
-                mine.copy_(theirs)
-        torch._foreach_lerp_(averages, values, share)

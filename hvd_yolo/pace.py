@@ -2,6 +2,7 @@
 config and size."""
 
 import math
+import time
 from dataclasses import dataclass
 
 from hvd_yolo.config import Config
@@ -100,3 +101,20 @@ def make_pace(config: Config, num_images: int, size: int) -> Pace:
     )
     closing_epoch = max(0, math.ceil(length) - config.augment.close_mosaic)
     return Pace(dealing, rates, config.epochs, config.max_updates, closing_epoch, scaling)
+
+
+class Interval:
+    """So many `minutes` since restart() was called last, or since this was made; 0: for ever."""
+
+    def __init__(self, minutes: float) -> None:
+        self._minutes = minutes
+        self.restart()
+
+    def restart(self) -> None:
+        """It is done now."""
+        self._start = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is due again, by the clock of this process."""
+        return 0 < 60 * self._minutes < time.monotonic() - self._start

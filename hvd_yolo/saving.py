@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hvd_yolo.errors import AGAINST_DIVERGENCE, InputError
 from hvd_yolo.evaluate import Table
 from hvd_yolo.evaluate.keeping import packed
 from hvd_yolo.report import Report
-from hvd_yolo.state import TrainState, copied, share_state
+from hvd_yolo.snapshot import Snapshot
+from hvd_yolo.state import TrainState, share_state
 from hvd_yolo.stopping import StopRequest
 from hvd_yolo.watchdog import pulse_of
 
@@ -81,19 +83,15 @@ class Checkpoints:
         if best is not None:
             self._missed = None
         # An elastic job has the copy already.
-        training = state.committed.training if self._comm.is_elastic else copied(state.state_dict())
-        content = {
-            **self._fixed,
-            "weights": training["ema"],
-            "training": training,
-            "metrics_bytes": self._report.metrics_bytes,
-        }
+        committed = state.committed.training if self._comm.is_elastic else None
+        take = Snapshot(state.state_dict()).result if committed is None else lambda: committed
+        fixed = {**self._fixed, "metrics_bytes": self._report.metrics_bytes}
         # A state that may have diverged must not push out the one to go back to.
         is_bad = state.bad_updates > 0
         keep = 1 if is_bad and self._is_last_bad else self._options.keep
         self._is_last_bad = is_bad
         self._thread = threading.Thread(
-            target=self._write, args=(content, names, keep, best), name="checkpoint"
+            target=self._write, args=(take, fixed, names, keep, best), name="checkpoint"
         )
         self._thread.start()
 
@@ -161,9 +159,21 @@ class Checkpoints:
                 raise self._fault
 
     def _write(
-        self, content: dict[str, Any], names: list[str], keep: int, best: Table | None
+        self,
+        take: Callable[[], dict[str, Any]],
+        fixed: dict[str, Any],
+        names: list[str],
+        keep: int,
+        best: Table | None,
     ) -> None:
         self._fault = None
+        try:
+            # Here a GPU is waited for, and not by the thread that trains.
+            training = take()
+        except Exception as error:
+            self._crash = error
+            return
+        content = {**fixed, "weights": training["ema"], "training": training}
         jobs = [(name, content, best) for name in names]
         if self._missed is not None:
             jobs.insert(0, ("best.pt", *self._missed))

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from hvd_yolo import checkpoint, cli
-from hvd_yolo.comm import Comm, agree, batch_norm, connect, launch, log
+from hvd_yolo.comm import Comm, agree, batch_norm, connect, log
 from hvd_yolo.config import SoupConfig, check_values, from_yaml, parse
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.class_changes import difference, shown
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.data.loader import Batch, evaluation_batches
+from hvd_yolo.data.loader import Batch
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate
 from hvd_yolo.evaluate.classes import match_classes
+from hvd_yolo.feed import open_evaluation
 from hvd_yolo.models import build_model
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.value_range import range_as_trained
-from hvd_yolo.weights.trained import read_shares
+from hvd_yolo.weights.trained import read_shares, trained_amp
 
 State = dict[str, Tensor]
 
@@ -45,14 +47,13 @@ class _Kitchen:
             log(comm).warning(told)
         self.model = build_model(
             trained.model, len(names), limits.conf, limits.iou, limits.max_detections
-        ).to(comm.device)
+        ).to(comm.device, memory_format=torch.channels_last)
+        self.amp = evaluation_amp(limits.amp, trained_amp(trained, comm.device), comm.device)
 
     def batches(self, dataset: Dataset) -> Iterable[Batch]:
         """This rank's share."""
-        workers = launch.loader_workers(self.config.workers, self.comm.own_cpus, self.comm.device)
-        return evaluation_batches(
-            dataset, self.size, self.config.batch_size, self.comm.rank, self.comm.size, workers
-        )
+        options = self.config
+        return open_evaluation(dataset, self.size, options.batch_size, options.workers, self.comm)
 
     def cook(self, states: list[State], shares: list[float]) -> State:
         """The weighted mean of the states, with statistics recomputed on the training images."""
@@ -66,7 +67,7 @@ class _Kitchen:
         self.config.eval.loss = False
         batches = self.batches(self.val_set)
         found = evaluate(
-            self.model, self.val_set, batches, self.comm, self.config.eval, self.classes
+            self.model, self.val_set, batches, self.comm, self.config.eval, self.classes, self.amp
         )
         return found.metrics["AP"]
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from hvd_yolo.comm import (
     elastic,
     gather_json,
     launch,
+    reproducible,
 )
 from hvd_yolo.config import Config, flatten, from_yaml, load, overridden, parse_train, to_yaml
 from hvd_yolo.data import different_names, open_dataset
@@ -34,7 +36,8 @@ from hvd_yolo.foreign_detector import check_foreign
 from hvd_yolo.models import YOLO
 from hvd_yolo.models.anchors import fit_anchors, has_anchors
 from hvd_yolo.models.losses import LossesOf, own_losses
-from hvd_yolo.precision import choose_amp
+from hvd_yolo.once_per_host import read_once_per_host
+from hvd_yolo.precision import choose_amp, set_arithmetic
 from hvd_yolo.report import environment
 from hvd_yolo.state import Commit, TrainState, new_state, share_state
 from hvd_yolo.teacher import keep_copy, learn_from, share_teacher
@@ -117,11 +120,11 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     kept.config, is_resumed, may_change = _settle(config, comm, root, kept.committed is not None)
     config = kept.config
     refuse_unsaid(said, config)
+    _set_arithmetic(config)
     folder = Path(config.output)
     with agree(comm):
         saved = _saved(config, is_resumed, kept) if comm.rank == root else None
-        train_set, val_set = kept.sets = kept.sets or _open_data(config)
-        kept.data_summary = kept.data_summary or data_summary(train_set, val_set)
+    train_set, val_set = _share_data(kept, config, comm)
     _check_data(saved, kept.data_summary, config, comm, root, may_change)
     with agree(comm):
         state = new_state(config, len(train_set.names), comm.device)
@@ -159,9 +162,16 @@ def _prepare(argv: Sequence[str], kept: Kept) -> Prepared:
     # Only an elastic job needs it again.
     kept.teacher = kept.teacher if comm.is_elastic else None
     start = environment.describe(comm)
-    if comm.is_main:
+    if start is not None:
         environment.append(folder / "environment.json", start, state.updates)
     return Prepared(comm, config, train_set, val_set, state, losses_of, metrics_bytes)
+
+
+def _set_arithmetic(config: Config) -> None:
+    """Before the model is made; all ranks alike."""
+    if config.train.deterministic:
+        reproducible.fix_cublas_workspace()
+    set_arithmetic(config.train, not (config.order.multi_scale or config.order.rect))
 
 
 def _open_folder(folder: Path, config: Config) -> None:
@@ -182,9 +192,18 @@ def _furthest(kept: Kept, comm: Comm) -> int:
     return updates.index(max(updates))
 
 
-def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
+def _share_data(kept: Kept, config: Config, comm: Comm) -> tuple[Dataset, Dataset | None]:
+    """The data sets, of which each host reads one copy; every rank calls it."""
+    read = None if kept.sets else partial(_open_data, config)
+    opened = read_once_per_host(comm, config.data, read)
+    if opened is not None:
+        kept.sets, kept.data_summary = opened
+    return kept.sets
+
+
+def _open_data(config: Config) -> tuple[tuple[Dataset, Dataset | None], DataSummary]:
     train_set = open_dataset(config.data, "train")
-    val_set = open_dataset(config.data, "val") if config.eval.every else None
+    val_set = open_dataset(config.data, "val") if config.eval.is_wanted else None
     for split, dataset in (("train", train_set), ("val", val_set)):
         if dataset is not None and not dataset.has_truth:
             remedy = "" if split == "train" else ", or train without evaluations: --eval.every 0"
@@ -194,7 +213,7 @@ def _open_data(config: Config) -> tuple[Dataset, Dataset | None]:
     refuse_without_objects(train_set, config.data, "train")
     if val_set and val_set.names != train_set.names:
         raise InputError(different_names("the val split", val_set.names, train_set.names))
-    return train_set, val_set
+    return (train_set, val_set), data_summary(train_set, val_set)
 
 
 def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Config, bool, bool]:
@@ -203,7 +222,9 @@ def _settle(config: Config, comm: Comm, root: int, has_commit: bool) -> tuple[Co
     if comm.rank == root and not config.output:
         config.output = str(cli.next_free("exp"))
     train = config.train
-    train.amp = choose_amp(train.amp, train.dtype, config.model, comm.device)
+    train.amp = choose_amp(
+        train.amp, train.dtype, config.model, comm.device, config.comm.shares_every_update
+    )
     is_resumed = has_commit or (bool(config.resume) and checkpoint.is_there(_last(config)))
     said = json.dumps([to_yaml(config), is_resumed, "data" in overridden(config)])
     heard, *flags = json.loads(broadcast_bytes(comm, said.encode(), root))

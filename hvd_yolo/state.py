@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from hvd_yolo.comm import Comm, broadcast_bytes
 from hvd_yolo.config import Config
 from hvd_yolo.data.changes import DataSummary
+from hvd_yolo.ema import Ema
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import YOLO, build_model, largest_stride
 from hvd_yolo.models.freezing import freeze
 from hvd_yolo.models.trial import copied as copied_module
-from hvd_yolo.optim import Ema, build_optimizer
+from hvd_yolo.optim import build_optimizer, match_layout
+from hvd_yolo.snapshot import copied
 
 
 @dataclass
@@ -79,6 +81,7 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        match_layout(self.optimizer)
         # Of a run without float16 it is empty, which a scaler refuses.
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -105,25 +108,6 @@ class Commit(NamedTuple):
 
     training: dict[str, Any]
     metrics_bytes: int
-
-
-def copied(value: Any) -> Any:  # noqa: ANN401 (containers of tensors and whatever else)
-    """The same containers with copies of their tensors on the CPU, one for those that are the same
-    memory."""
-    return _copied(value, {})
-
-
-def _copied(value: Any, copies: dict[tuple, Tensor]) -> Any:  # noqa: ANN401
-    if isinstance(value, Tensor):
-        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        if key not in copies:
-            copies[key] = value.detach().to("cpu", copy=True)
-        return copies[key]
-    if isinstance(value, dict):
-        return {key: _copied(item, copies) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item, copies) for item in value)
-    return value
 
 
 def new_state(config: Config, num_classes: int, device: torch.device) -> TrainState:
@@ -168,7 +152,9 @@ def share_state(state: TrainState, comm: Comm, root: int = 0) -> None:
     """
     buffer = io.BytesIO()
     if comm.rank == root:
-        torch.save(state.state_dict(), buffer)
+        training = state.state_dict()
+        # torch.save would fetch each tensor for itself.
+        torch.save(copied(training) if comm.device.type == "cuda" else training, buffer)
     content = broadcast_bytes(comm, buffer.getvalue(), root)
     if comm.rank != root:
         state.load_state_dict(

@@ -7,25 +7,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_yolo.comm import Comm, batch_norm, gather_json, log
+from hvd_yolo.comm import Comm, batch_norm, log
+from hvd_yolo.compiling import CompiledLosses
 from hvd_yolo.config import Config
 from hvd_yolo.data.loader import Batch
-from hvd_yolo.errors import AGAINST_DIVERGENCE, InputError
+from hvd_yolo.divergence import BadUpdates, FiniteBuffers
+from hvd_yolo.errors import InputError
+from hvd_yolo.gradients import step_gradients
+from hvd_yolo.interval import Interval
 from hvd_yolo.local_sgd import LocalRounds
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import Losses, LossesOf, as_losses
+from hvd_yolo.optim import match_layout
+from hvd_yolo.outcome import Outcome, Outcomes, Stopwatch
 from hvd_yolo.pace import Pace
 from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
-from hvd_yolo.tally import Tally, Wishes, is_divisor, next_weights, weight_of, wishes_in
+from hvd_yolo.tally import WISHES, Tally, Wishes, has_bad_term, next_weights
 from hvd_yolo.watchdog import pulse_of
 
 
 class Step:
-    """Makes updates on a TrainState; `grad_norm` tells about the last one, `tally` about those
-    since the last line of progress; `wishes` what any rank wished in it, with comm.sync_every in a
-    round of updates; `diverged`, if not empty, why the run cannot go on from this state."""
+    """Makes updates on a TrainState, without a wait for the device but the one for the update
+    before: on a GPU the host reads what an update came to after it has begun the next, or in
+    finish().
+
+    Of the updates read, `grad_norm` tells about the last one and `tally` about those since the last
+    line of progress; since update() was called last, `wishes` is what any rank wished in them, with
+    comm.sync_every in a round of updates, and `diverged`, if not empty, why the run cannot go on
+    from this state.
+    """
 
     def __init__(
         self,
@@ -41,16 +53,18 @@ class Step:
         self._comm = comm
         self._pace = pace
         self._stop = stop
-        self._tell = tell
-        self._losses_of = losses_of
+        self._losses_of = CompiledLosses(losses_of) if config.train.compile else losses_of
         self._image_ids: list[int] = []
-        self.wishes = Wishes()
-        self.diverged = ""
-        self._saved = time.monotonic()
+        self.diverged, self.wishes = "", Wishes()
+        self._since_save = Interval(config.checkpoint.every_minutes)
+        self.since_evaluation = Interval(config.eval.every_minutes)
         self._dtype = getattr(torch, config.train.dtype)
         self._rounds = LocalRounds(config.comm, comm)
         self.tally = Tally(comm, config.loader.max_unreadable, pace.dealing.num_images)
-        self.grad_norm = torch.zeros(())
+        self._outcomes = Outcomes(comm)
+        self._bad_updates = BadUpdates(config.train, comm, stop, tell)
+        self._has_bad_loss = torch.zeros(())
+        self.grad_norm = 0.0
         self._data_waited = 0.0
         self._comm_waited = 0.0
 
@@ -67,6 +81,8 @@ class Step:
         if train.freeze_bn:
             batch_norm.freeze(state.model)
         keep_frozen_statistics(state.model)
+        self._buffers = FiniteBuffers(state.model)
+        match_layout(state.optimizer)
         state.optimizer = self._comm.distribute(
             state.optimizer,
             state.model,
@@ -76,8 +92,8 @@ class Step:
         )
         # Makes the scaler's state now: a rank without images in its first update would not.
         state.scaler.scale(torch.zeros((), device=self._comm.device))
-        if train.channels_last:
-            _match_layout(state.optimizer)
+        for name in ("unreadable", "objects"):
+            setattr(state, name, getattr(state, name).to(self._comm.device))
         if state.loss_weights is None:
             images = float(self._pace.dealing.images_of_update(0))
             state.loss_weights = torch.tensor(
@@ -107,48 +123,74 @@ class Step:
         sent_before = self._comm.sent_bytes
         state.optimizer.zero_grad()
         self._image_ids = []
-        self.diverged = ""
+        self.diverged, self.wishes = "", Wishes()
+        self._buffers.remember()
         passes = [self._forward_backward(state, self._next(batches)) for _ in range(dealing.passes)]
 
         def own_sums() -> Tensor:
             """This rank's part of what is summed beside the gradients."""
             sent = self._comm.sent_bytes - sent_before
-            return self.tally.of_update(state, passes, sent, self._comm_waited, self._wishes())
+            own = self.tally.of_update(state, passes, sent, self._comm_waited, self._wishes())
+            self._has_bad_loss = has_bad_term(own)
+            return own
 
-        started = self._now()
+        stopwatch = Stopwatch(self._comm)
+        stopwatch.start()
         with self._comm.reduced_gradients(state.optimizer, own_sums) as sums:
-            self._comm_waited = self._now() - started
-            is_finite = self._step(state, sums, share)
+            stopwatch.stop()
+            norm = step_gradients(state, sums, share, self._config, self._comm)
+        self._buffers.restore()
         state.updates += 1
-        state.bad_updates = 0 if is_finite else state.bad_updates + 1
-        if not is_finite:
-            self._leave_out(state, [losses for losses, _ in passes if losses is not None], is_local)
-        self.wishes = Wishes()
         if is_local:
-            started = time.monotonic()
-            self._end_local(state, sums, share)
-            self._comm_waited = time.monotonic() - started
+            stopwatch.start()
+            wishes = self._end_local(state, sums, share)
+            stopwatch.stop()
         else:
             state.loss_weights = next_weights(state, sums, share)
-            self.wishes = wishes_in(sums)
+            wishes = sums[WISHES].clone()
             self.tally.take_in(state, sums)
         state.images_seen += dealing.images_of_update(state.images_seen)
-        has_ended_epoch = state.images_seen == dealing.num_images
-        if has_ended_epoch or self._pace.is_over(state.epoch, state.updates):
+        state.ema.update(state.model, state.updates)
+        has_bad_gradient = state.optimizer.found_inf
+        values = torch.cat((torch.stack((has_bad_gradient, self._has_bad_loss, norm)), wishes))
+        data_wait = sum(counts[-1] for _, counts in passes)
+        self._outcomes.post(
+            Outcome(state.updates, self._image_ids, is_local, data_wait, stopwatch, values)
+        )
+        self._read(state)
+        self._end_epoch(state)
+        return rate
+
+    def finish(self, state: TrainState) -> None:
+        """Reads what the updates so far came to; every rank, before it acts on that."""
+        self._read(state, is_last=True)
+
+    def _read(self, state: TrainState, is_last: bool = False) -> None:
+        for outcome in self._outcomes.read(is_last):
+            self.grad_norm = outcome.grad_norm
+            pairs = zip(self.wishes, outcome.wishes, strict=True)
+            self.wishes = Wishes(*(before or now for before, now in pairs))
+            self._comm_waited = outcome.stopwatch.seconds()
+            pulse_of(self._comm).add(outcome.update, outcome.data_wait, self._comm_waited)
+            self.diverged = self._bad_updates.take_in(state, outcome) or self.diverged
+
+    def _end_epoch(self, state: TrainState) -> None:
+        """Checks what the ranks have learnt, where an epoch or the run ends; begins the next."""
+        has_ended = state.images_seen == self._pace.dealing.num_images
+        if has_ended or self._pace.is_over(state.epoch, state.updates):
+            self.finish(state)
             self.tally.share(state)
             self.tally.check_learned(state)
-        if has_ended_epoch:
+        if has_ended:
             state.epoch, state.images_seen = state.epoch + 1, 0
             state.unreadable = torch.zeros_like(state.unreadable)
-        state.ema.update(state.model, state.updates)
-        data_wait = sum(counts[-1] for _, counts in passes)
-        pulse_of(self._comm).add(state.updates, data_wait, self._comm_waited)
-        return rate
 
     def settle(self, state: TrainState, is_saved: bool) -> None:
         """Makes the state one for all ranks, as evaluation and checkpoints need it; every rank.
         is_saved: a checkpoint follows."""
-        self._saved = time.monotonic() if is_saved else self._saved
+        self.finish(state)
+        if is_saved:
+            self._since_save.restart()
         self.tally.share(state)
         self._rounds.settle(state)
         state.compression = self._comm.settle_compression()
@@ -156,89 +198,24 @@ class Step:
         models = [state.model, state.ema.module]
         batch_norm.average_statistics(models, self._comm, has_own_norms)
 
-    def _step(self, state: TrainState, sums: Tensor, share: float) -> bool:
-        """Unscales, corrects the divisor to the update's own, clips and steps, unless a gradient is
-        not finite, which it returns. share: see next_weights."""
-        last, weight = state.loss_weights[0], weight_of(sums)
-        weight = torch.where(is_divisor(weight), weight, last)
-        state.scaler.unscale_(state.optimizer)
-        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, last / weight)
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(
-            state.model.parameters(), self._config.optim.clip_norm or float("inf")
-        )
-        is_finite = bool(self.grad_norm.isfinite())
-        # The scaler has looked for itself in unscale_(); a norm may overflow beyond what it finds.
-        if is_finite:
-            state.scaler.step(state.optimizer)
-        is_lossy = self._config.comm.is_lossy
-        scale = state.scaler.get_scale() if is_lossy else 1.0
-        state.scaler.update()
-        if is_lossy:
-            # What is kept goes with the next update, in its divisor and scale.
-            divisor = next_weights(state, sums, share)[0]
-            self._comm.rescale_unsent(last / divisor * (state.scaler.get_scale() / scale))
-        return is_finite
-
-    def _leave_out(self, state: TrainState, own: list[Losses], is_local: bool) -> None:
-        """Tells whose losses, of which images, were not finite; every rank, or of a local update
-        the one. Raises InputError, or asks for a stop, when that was so too many times in a row."""
-        # BatchNorm has seen it too.
-        for ours, average in zip(state.model.buffers(), state.ema.module.buffers(), strict=True):
-            if not bool(ours.isfinite().all()):
-                ours.copy_(average)
-        is_own = not all(bool(value.isfinite()) for one in own for value in one.terms.values())
-        told = [self._comm.rank, is_own, self._image_ids]
-        found = [told] if is_local else gather_json(self._comm, told)
-        what = "loss" if any(is_bad for _, is_bad, _ in found) else "gradient"
-        named = [f"rank {rank}, images {ids}" for rank, is_bad, ids in found if is_bad]
-        named = named or [f"rank {rank}, images {ids}" for rank, _, ids in found]
-        message = (
-            f"update {state.updates} is left out: its {what} is not finite ({'; '.join(named)})"
-        )
-        most = self._config.train.max_bad_updates
-        if not state.scaler.is_enabled() or state.bad_updates > most:
-            if not is_local:
-                self._tell(state.updates, "not finite", message)
-            if is_local or self._comm.is_main:
-                log(self._comm).error("%s", message)
-        if state.bad_updates > most:
-            many = f"{state.bad_updates} updates in a row were left out, train.max_bad_updates is"
-            if is_local:
-                self._stop.fault = f"{many} {most}; {AGAINST_DIVERGENCE}"
-                return
-            if self._config.train.on_divergence == "rollback":
-                self.diverged = f"{many} {most}"
-                return
-            raise InputError(
-                f"{many} {most}: {message}; {AGAINST_DIVERGENCE}; weights and last checkpoint are "
-                "those of before"
-            )
-
-    def _end_local(self, state: TrainState, sums: Tensor, share: float) -> None:
+    def _end_local(self, state: TrainState, sums: Tensor, share: float) -> Tensor:
         """Puts the ranks together where a round ends; divisors are shared there too, and before
-        they are known. share: see next_weights."""
+        they are known. Returns the ranks' wishes. share: see next_weights."""
         is_round_over = state.updates % self._config.comm.sync_every == 0
+        wishes = torch.zeros_like(sums[WISHES])
         if is_round_over or len(state.loss_weights) == 1:
             shared = self._comm.sum(sums)
             state.loss_weights = next_weights(state, shared, share)
-            self.wishes = wishes_in(shared)
+            wishes = shared[WISHES]
         sent = self._rounds.meet(state) if is_round_over else 0
         self.tally.keep_own(sums, sent)
+        return wishes
 
     def _wishes(self) -> Wishes:
         """What this rank wishes. Clocks differ, so that of rank 0 counts."""
-        minutes = self._config.checkpoint.every_minutes
-        is_save_due = minutes > 0 and time.monotonic() - self._saved > 60 * minutes
-        return Wishes(
-            bool(self._stop.reason), is_save_due and self._comm.is_main, self._comm.has_news
-        )
-
-    def _now(self) -> float:
-        """The time at which the device has done what it was told, where ranks wait for ranks."""
-        if self._comm.device.type == "cuda" and self._comm.size > 1:
-            torch.cuda.current_stream().synchronize()
-        return time.monotonic()
+        clocks = (self._since_save, self.since_evaluation)
+        save, evaluate = (self._comm.is_main and clock.is_over for clock in clocks)
+        return Wishes(bool(self._stop.reason), save, self._comm.has_news, evaluate)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         started = time.monotonic()
@@ -254,7 +231,7 @@ class Step:
     ) -> tuple[Losses | None, list[float]]:
         """Losses of one micro-batch, back-propagated, and its images, objects, unreadable images
         and seconds of wait for them."""
-        num_objects = sum(len(item.labels) for item in batch.items)
+        num_objects = sum(batch.num_objects)
         counts = [float(n) for n in (len(batch), num_objects, len(batch.unreadable))]
         counts.append(self._data_waited)
         if not len(batch) and not self._config.train.sync_bn:
@@ -288,12 +265,3 @@ def _random_seed(seed: int, update: int, rank: int) -> int:
     """For models with random numbers of their own (dropout): a function of the update, so that
     resume repeats them."""
     return int(np.random.SeedSequence((seed, update, rank)).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Puts restored momenta into the layout of their weights; elementwise arithmetic gives the same
-    bits, faster."""
-    for state in optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.ndim == 4:
-                state[name] = value.contiguous(memory_format=torch.channels_last)

@@ -10,22 +10,24 @@ from hvd_yolo.comm import Comm, gather_json
 from hvd_yolo.config.data_options import num_unreadable_allowed
 from hvd_yolo.errors import InputError
 from hvd_yolo.models.losses import Losses
+from hvd_yolo.outcome import to_device
 from hvd_yolo.state import TrainState
 
 # The first entries of the vector that is summed over ranks with each update; the loss terms follow,
 # and then their divisors.
 _WEIGHT, _IMAGES, _OBJECTS, _UNREADABLE, _UPDATES, _SENT, _DATA_WAIT, _COMM_WAIT = range(8)
-_WISHES = slice(8, 11)
-_TERMS = 11
+WISHES = slice(8, 12)
+_TERMS = 12
 
 
 class Wishes(NamedTuple):
     """What a rank wishes, or any of them: to stop, to write a checkpoint, to begin again with other
-    ranks."""
+    ranks, to evaluate."""
 
     stop: bool = False
     save: bool = False
     regroup: bool = False
+    evaluate: bool = False
 
 
 class Window(NamedTuple):
@@ -71,20 +73,19 @@ class Tally:
         of wait for them; comm_wait: seconds of the update before, for this one's wait is not over.
         """
         names = state.term_names or []
-        counts = torch.tensor([counts for _, counts in passes], dtype=torch.float64).sum(0)
-        own = torch.zeros(_TERMS + 2 * len(names), dtype=torch.float64)
-        own[[_IMAGES, _OBJECTS, _UNREADABLE, _DATA_WAIT]] = counts
-        own[[_UPDATES, _SENT, _COMM_WAIT]] = own.new_tensor([1.0, sent_bytes, comm_wait])
-        own[_WISHES] = own.new_tensor(wishes)
-        own = own.to(self._comm.device)
+        images, objects, unreadable, data_wait = (
+            sum(column) for column in zip(*(counts for _, counts in passes), strict=True)
+        )
+        # In the order of the first entries; the weight comes below.
+        fixed = [0.0, images, objects, unreadable, 1.0, sent_bytes, data_wait, comm_wait, *wishes]
+        own = to_device([*map(float, fixed), *[0.0] * 2 * len(names)], self._comm.device)
         for losses, _ in passes:
             if losses is not None:
                 values = [losses.terms[name] for name in names]
                 weights = [losses.weight_of(name) for name in names]
-                values = [value.detach().double() for value in (*values, *weights, losses.weight)]
-                values = torch.stack(values)
-                own[_TERMS:] += values[:-1]
-                own[_WEIGHT] += values[-1]
+                found = torch.stack([x.detach() for x in (*values, *weights, losses.weight)])
+                own[_TERMS:].add_(found[:-1])
+                own[_WEIGHT].add_(found[-1])
         return own
 
     def agree_on_terms(self, state: TrainState, losses: Losses | None) -> None:
@@ -102,14 +103,14 @@ class Tally:
         time must not change its bits.
         """
         self._waits = _added(self._waits, sums[_DATA_WAIT : _COMM_WAIT + 1].clone())
-        sums[_DATA_WAIT:_TERMS] = 0.0
+        sums[_DATA_WAIT:_TERMS].zero_()
         state.unreadable = state.unreadable + sums[_UNREADABLE]
         state.objects = state.objects + sums[_OBJECTS]
         state.window = _added(state.window, sums)
 
     def keep_own(self, own: Tensor, sent_bytes: int) -> None:
         """Adds a vector of this rank alone, until share(), and bytes that came after it."""
-        own[_SENT] += sent_bytes
+        own[_SENT].add_(sent_bytes)
         self._own = _added(self._own, own)
 
     def share(self, state: TrainState) -> None:
@@ -124,11 +125,11 @@ class Tally:
         Raises InputError on all ranks when too many images of the epoch could not be read.
         """
         self.share(state)
-        sums = state.window.tolist()
-        state.window = None
-        self.check_unreadable(state)
-        data_wait, comm_wait = (self._waits / self._comm.size).tolist()
-        self._waits = None
+        # All that the host looks at, at once.
+        found = torch.cat((self._waits / self._comm.size, state.unreadable.view(1), state.window))
+        data_wait, comm_wait, unreadable, *sums = found.tolist()
+        state.window = self._waits = None
+        self._check_unreadable(unreadable)
         names = state.term_names or []
         values, weights = sums[_TERMS : _TERMS + len(names)], sums[_TERMS + len(names) :]
         losses = {
@@ -139,12 +140,12 @@ class Tally:
         updates = sums[_UPDATES] / self._comm.size
         return Window(losses, sums[_IMAGES], sent_bytes, data_wait, comm_wait, updates)
 
-    def check_unreadable(self, state: TrainState) -> None:
+    def _check_unreadable(self, unreadable: float) -> None:
         """Raise InputError when too many images of the epoch could not be read."""
         allowed = num_unreadable_allowed(self._max_unreadable, self._num_images)
-        if state.unreadable > allowed:
+        if unreadable > allowed:
             raise InputError(
-                f"{int(state.unreadable)} images of this epoch could not be read, "
+                f"{int(unreadable)} images of this epoch could not be read, "
                 f"loader.max_unreadable {self._max_unreadable:g} allows {allowed} of "
                 f"{self._num_images}; each is named above: repair or remove them, or raise the "
                 "limit"
@@ -153,11 +154,12 @@ class Tally:
     def check_learned(self, state: TrainState) -> None:
         """Raise InputError where an epoch, or the run, ends and there was nothing to learn from:
         no image could be read, or no object was on any of them."""
-        self.check_unreadable(state)
+        unreadable, objects = torch.stack((state.unreadable, state.objects)).tolist()
+        self._check_unreadable(unreadable)
         num_seen = state.images_seen
-        if state.objects > 0:
+        if objects > 0:
             return
-        if state.unreadable >= num_seen:
+        if unreadable >= num_seen:
             raise InputError(
                 f"none of the {num_seen} training images of this run could be read; each is named "
                 "above: there is nothing to learn from"
@@ -174,9 +176,9 @@ def weight_of(sums: Tensor) -> Tensor:
     return sums[_WEIGHT]
 
 
-def wishes_in(sums: Tensor) -> Wishes:
-    """What any rank wished in an update's sums."""
-    return Wishes(*(sums[_WISHES] > 0).tolist())
+def has_bad_term(own: Tensor) -> Tensor:
+    """Whether a loss in a rank's vector of an update is not finite (bool scalar)."""
+    return ~own[_TERMS:].isfinite().all()
 
 
 def next_weights(state: TrainState, sums: Tensor, share: float) -> Tensor:
@@ -198,4 +200,6 @@ def _added(total: Tensor | None, sums: Tensor) -> Tensor:
     """Their sum; before the first readable image nobody knows how many terms the loss has."""
     if total is None:
         return sums
+    if len(total) == len(sums):
+        return sums + total
     return sums + torch.nn.functional.pad(total, (0, len(sums) - len(total)))

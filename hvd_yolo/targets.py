@@ -6,9 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# The number of objects that an image is padded to is a multiple of this, so that batches have few
-# shapes: each new one costs a compiled step a compilation.
-MULTIPLE = 8
+from hvd_yolo.padding import padded_length
 
 
 class PaddedTargets(Sequence[dict[str, Tensor]]):
@@ -60,8 +58,3 @@ def pad_targets(
         labels[i, :count] = target["labels"]
     counts = torch.tensor(num_objects, dtype=torch.long).to(device)
     return PaddedTargets(boxes, labels, counts, num_objects)
-
-
-def padded_length(num_objects: Sequence[int]) -> int:
-    """The M of images with so many objects: a multiple of MULTIPLE, and at least one."""
-    return max(1, -(-max(num_objects, default=0) // MULTIPLE)) * MULTIPLE

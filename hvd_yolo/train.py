@@ -52,8 +52,7 @@ def fit(
     step.prepare(state)
 
     stride, start = largest_stride(state.model), (state.epoch, state.images_seen)
-    batches = feed.open_training(config, comm, train_set, pace, stride, start)
-    validate = feed.open_validation(config, comm, val_set) if val_set else None
+    batches, validate = feed.open_loaders(config, comm, train_set, val_set, pace, stride, start)
     checkpoints = Checkpoints(folder, config, train_set, comm, report, stop, state)
 
     report.resumed_at(state.updates)
@@ -67,6 +66,7 @@ def fit(
                 found = validate(state.ema.module)
             report.evaluation(_epochs(state, train_set), state.updates, found)
             state.is_evaluation_due = False
+            step.since_evaluation.restart()
             is_best = patience.is_best(state, found.metrics, config.eval)
             checkpoints.save(state, found.table if is_best else None)
         if pace.is_over(state.epoch, state.updates) or patience.is_lost(state, config.eval):
@@ -75,9 +75,9 @@ def fit(
 
         rate = step.update(state, batches)
 
-        due = _due(state, config, comm, pace, step.wishes)
+        due = _due_after(step, state, config, comm, pace)
         if due.report:
-            window, norm = step.tally.close_window(state), float(step.grad_norm)
+            window, norm = step.tally.close_window(state), step.grad_norm
             report.train(_epochs(state, train_set), state.updates, rate, norm, window)
         state.is_evaluation_due = validate is not None and due.evaluation
         if step.diverged:
@@ -102,16 +102,33 @@ class _Due(NamedTuple):
     commit: bool
 
 
+def _due_after(step: Step, state: TrainState, config: Config, comm: Comm, pace: Pace) -> _Due:
+    """What is due after step.update(); where anything is, the last update has been read."""
+    due = _due(state, config, comm, pace, step.wishes)
+    if any(due) or step.diverged:
+        # On a GPU it was not yet, and may bring more wishes.
+        step.finish(state)
+        due = _due(state, config, comm, pace, step.wishes)
+    return due
+
+
 def _due(state: TrainState, config: Config, comm: Comm, pace: Pace, wishes: Wishes) -> _Due:
     """The same on all ranks, for it looks at nothing but what they agree on."""
     is_last = pace.is_over(state.epoch, state.updates)
     has_ended_epoch = state.images_seen == 0
     is_saving_time = _is_time(state.updates, config.checkpoint.every_updates)
+    is_evaluation_due = (
+        is_last
+        or (has_ended_epoch and _is_time(state.epoch, config.eval.every))
+        or _is_time(state.updates, config.eval.every_updates)
+        or wishes.evaluate
+    )
     is_commit_time = comm.is_elastic and _is_time(state.updates, config.comm.commit_every)
     return _Due(
         report=is_last or _is_time(state.updates, config.report.every),
-        evaluation=is_last or (has_ended_epoch and _is_time(state.epoch, config.eval.every)),
-        save=is_last or has_ended_epoch or is_saving_time or any(wishes),
+        evaluation=is_evaluation_due,
+        # What is evaluated is one for all ranks; see Step.settle.
+        save=has_ended_epoch or is_saving_time or is_evaluation_due or any(wishes),
         commit=is_commit_time,
     )
 

@@ -74,3 +74,16 @@ def test_nms_of_nothing_and_of_a_limit():
     boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]])
     kept = box_ops.nms(boxes, torch.tensor([0.1, 0.9, 0.5]), torch.zeros(3), 0.5, 2)
     assert kept.tolist() == [1, 2]
+
+
+def test_a_long_chain_of_suppressions_takes_as_many_rounds():
+    """Each box overlaps its neighbors alone: every second one is kept, which takes a round each."""
+    corners = torch.arange(20.0)[:, None] * torch.tensor([4.0, 0.0])
+    boxes = torch.cat((corners, corners + 10), dim=1)[None]
+    labels, is_real = torch.zeros(1, 20), torch.ones(1, 20, dtype=torch.bool)
+    early, is_final = box_ops.greedy_survivors(boxes, labels, is_real, 0.4, 5, may_wait=False)
+    assert not is_final
+    kept, is_final = box_ops.greedy_survivors(boxes, labels, is_real, 0.4, 5)
+    assert is_final
+    assert kept[0].nonzero().flatten().tolist() == list(range(0, 20, 2))
+    assert not torch.equal(early, kept)

@@ -6,7 +6,8 @@ from torch import nn
 
 from hvd_yolo.config import Config, OptimConfig
 from hvd_yolo.data.order import Dealing, Order
-from hvd_yolo.optim import Ema, RateSchedule, build_optimizer, parameter_groups, scaled_rate
+from hvd_yolo.ema import Ema
+from hvd_yolo.optim import RateSchedule, build_optimizer, parameter_groups, scaled_rate
 from hvd_yolo.pace import make_pace, smallest_micro_batch
 
 

@@ -9,18 +9,24 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hvd_yolo.comm import allocator, launch
+from hvd_yolo.comm import allocator, launch, stream_group
 from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.config import CommConfig, Sharing
 from hvd_yolo.errors import InputError
 
-__all__ = ["Comm", "agree", "average", "broadcast_bytes", "connect", "gather_json", "launch"]
+if TYPE_CHECKING:
+    from hvd_yolo.comm.horovod import HorovodComm
+
+__all__ = [
+    "Comm", "agree", "average", "broadcast_bytes", "connect", "gather_json", "launch",
+    "send_to_main",
+]  # fmt: skip
 
 
 class Comm(Protocol):
@@ -109,6 +115,11 @@ class Comm(Protocol):
         dtype."""
         ...
 
+    def stream_sum(self, tensor: Tensor) -> Tensor:
+        """The elementwise sum over ranks for SyncBatchNorm, also in the memory of `tensor`: on a
+        GPU with NCCL in the order of the stream, so that the host does not wait."""
+        ...
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The elementwise mean over ranks; every rank gives the same shape and a floating dtype."""
         ...
@@ -116,6 +127,11 @@ class Comm(Protocol):
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's tensor, in the order of ranks, on every rank; first dimensions may differ,
         also be 0."""
+        ...
+
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """What every rank has for this one, in the order of ranks; parts: what this rank has for
+        each, alike but for their first dimensions, which may be 0."""
         ...
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
@@ -172,9 +188,24 @@ def connect(
     places = gather_json(comm, launch.place(comm.device))
     if not may_share_gpus:
         launch.refuse_shared_gpus(places)
+    if latency_bound and comm.name == "horovod":
+        _open_stream_group(comm, places)
     comm.own_cpus = launch.cpus_of_rank(comm.rank, places)
     torch.set_num_threads(launch.threads_per_rank(comm.own_cpus))
     return comm
+
+
+def _open_stream_group(comm: "HorovodComm", places: Sequence[launch.Place]) -> None:
+    """Gives SyncBatchNorm NCCL of its own where all ranks can have it."""
+    if comm.size == 1 or not stream_group.has_own_gpus(places):
+        return
+    has_nccl = stream_group.is_supported(comm.is_elastic)
+    store, place = stream_group.host_store(comm.size) if comm.is_main and has_nccl else (None, None)
+    place = gather_json(comm, place)[0]
+    if has_nccl and place and not comm.is_main:
+        store = stream_group.join_store(place, comm.size)
+    if all(gather_json(comm, store is not None)):
+        comm.open_stream_group(store)
 
 
 def average(tensors: Sequence[Tensor], comm: Comm) -> None:
@@ -184,6 +215,12 @@ def average(tensors: Sequence[Tensor], comm: Comm) -> None:
     mean = comm.mean(torch.cat([tensor.flatten() for tensor in tensors]))
     for tensor, part in zip(tensors, mean.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view(tensor.shape))
+
+
+def send_to_main(comm: Comm, tensor: Tensor) -> list[Tensor]:
+    """Every rank's tensor, in the order of ranks, on rank 0, and empty ones elsewhere; first
+    dimensions may differ."""
+    return comm.exchange([tensor, *[tensor[:0]] * (comm.size - 1)])
 
 
 def broadcast_bytes(comm: Comm, content: bytes | None, root: int = 0) -> bytes:

@@ -1,4 +1,5 @@
-"""BatchNorm across ranks, over Comm: on CPU and GPU, with uneven and empty shares of the batch."""
+"""BatchNorm across ranks, over Comm, with uneven and empty shares of the batch: on the CPU in plain
+torch with moments in float64, on a GPU by fused kernels (fused_batch_norm.py)."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from hvd_yolo.comm import Comm, average, gather_json
+from hvd_yolo.comm import Comm, average, fused_batch_norm, gather_json
 from hvd_yolo.errors import InputError
 
 
@@ -27,6 +28,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W), the shape stays; B may differ by rank."""
         if not self.training:
             return super().forward(x)
+        if x.is_cuda:
+            return fused_batch_norm.normalize(x, self, self.comm)
         y, mean, var, count = _normalise(x, self.weight, self.bias, self.eps, self.comm)
         with torch.no_grad():
             unbiased = var * (count / (count - 1).clamp(min=1))
@@ -197,7 +200,7 @@ class _Normalise(torch.autograd.Function):
             mean, var = mean.double(), var.double()
             moments[:channels] = mean * count
             moments[channels:-1] = (var + mean.square()) * count
-            moments[-1] = count
+            moments[-1].fill_(count)
         moments = comm.sum(moments)
         total = moments[-1]
         mean = moments[:channels] / total.clamp(min=1)

@@ -20,10 +20,11 @@ class Engine(Protocol):
     """Collectives that have begun when the call returns. All ranks call them in one order.
 
     Each returns a function that waits and gives the result. The tensor given must not be touched
-    before.
+    before. adds_bfloat16: whether start_sum() takes bfloat16.
     """
 
     size: int
+    adds_bfloat16: bool
 
     def start_sum(self, tensor: Tensor, name: str) -> Wait:
         """The elementwise sum over ranks, in the memory of `tensor` (n)."""

@@ -52,8 +52,10 @@ def _compressor(
         return PowerSgd(engine, name, named, options.powersgd_rank, kept)
     if options.compression == "topk":
         return TopK(engine, name, named, options.topk_share, kept)
-    if options.compression == "bf16":
+    if options.compression == "bf16" and not engine.adds_bfloat16:
         return TwoHalves(engine, name)
+    if options.compression == "bf16":
+        return Dense(engine, name, torch.bfloat16)
     return Dense(engine, name, torch.float16 if options.compression == "fp16" else None)
 
 
@@ -87,7 +89,8 @@ class Dense:
 
 
 class TwoHalves:
-    """The sum in bfloat16 over engines that cannot add it: Horovod has no such type.
+    """The sum in bfloat16 over engines that cannot add it well: Horovod has no such type, and Gloo
+    rounds at every rank.
 
     The two halves of a ring's sum, one after the other: each rank is sent its part of every
     gradient, adds the parts in float32, and sends the rounded sum to all. bfloat16 travels as

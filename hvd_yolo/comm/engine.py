@@ -29,3 +29,12 @@ def _of_horovod() -> dict[str, str]:
         "cpu": on_cpu,
         "gpu": "nccl" if hvd.nccl_built() else f"{on_cpu}, by way of the host",
     }
+
+
+def has_mpi() -> bool:
+    """Whether Horovod is installed and was built with MPI."""
+    try:
+        import horovod.torch as hvd
+    except ImportError:
+        return False
+    return bool(hvd.mpi_built())

@@ -4,7 +4,8 @@ What a compressor leaves out is kept and added to the next gradient (Karimireddy
 feedback fixes SignSGD), so nothing is lost, only late. What is still kept at a checkpoint is summed
 over ranks and shared out evenly: PowerSGD is linear in it, so the sum is all that matters, and it
 fits any number of ranks. A gradient that is not finite on any rank is passed on as NaN, and what
-was kept of its bucket is forgotten.
+was kept of its bucket is forgotten; which of both it is stays on the device, for asking would make
+the host wait for a GPU.
 """
 
 import math
@@ -37,7 +38,7 @@ class ErrorFeedback:
 
     def rescale(self, factor: Tensor) -> None:
         """Of the gradient's unit."""
-        self._error *= factor.to(self._error)
+        self._error.mul_(factor)
 
     def settle(self) -> dict[str, Tensor]:
         """The sum over ranks of what was not sent, by parameter; each rank goes on with an equal
@@ -99,9 +100,8 @@ class PowerSgd(ErrorFeedback):
     def follow(self) -> None:
         """The products Q. What the two factors hold is no longer kept."""
         arrived = self._wait().to(self._error)
-        self._is_finite = bool(arrived.isfinite().all())
-        if not self._is_finite:
-            return
+        self._is_lost = arrived.isfinite().all().logical_not()
+        arrived.masked_fill_(self._is_lost, 0.0)
         lengths = [num_rows * self._rank for _, _, num_rows, _ in self._low]
         *p, self._whole_sum = arrived.split([*lengths, len(self._own_whole)])
         self._p = _orthonormal([x.view(-1, self._rank) for x in p])
@@ -117,21 +117,22 @@ class PowerSgd(ErrorFeedback):
 
     def finish(self) -> Tensor:
         """P Q^T of every matrix, and the plain sums."""
-        if self._is_finite and self._low:
-            arrived = self._wait().to(self._error)
-            self._is_finite = bool(arrived.isfinite().all())
-        if not self._is_finite:
-            self._error.zero_()
-            return torch.full_like(self._error, math.nan)
         total = torch.empty_like(self._error)
+        is_lost = self._is_lost
         if self._low:
+            arrived = self._wait().to(self._error)
+            is_lost = is_lost | arrived.isfinite().all().logical_not()
             lengths = [columns * self._rank for _, _, _, columns in self._low]
-            self._q = [x.view(-1, self._rank) for x in arrived.split(lengths)]
-        for m, p, q in zip(self._matrices(total), self._p, self._q, strict=True):
-            torch.mm(p, q.T, out=m)
+            factors = [x.view(-1, self._rank) for x in arrived.split(lengths)]
+            for m, p, q in zip(self._matrices(total), self._p, factors, strict=True):
+                torch.mm(p, q.T, out=m)
+            self._q = [
+                torch.where(is_lost, old, q) for old, q in zip(self._q, factors, strict=True)
+            ]
         for whole, summed in zip(*self._wholes(total, self._whole_sum), strict=True):
             whole.copy_(summed)
-        return total
+        self._error.masked_fill_(is_lost, 0.0)
+        return total.masked_fill_(is_lost, math.nan)
 
     def settle(self) -> dict[str, Tensor]:
         """The unsent sums and the factors Q, which are the same on all ranks."""
@@ -170,7 +171,7 @@ class TopK(ErrorFeedback):
         self._error += gradient
         places = self._error.abs().topk(self._count, sorted=False).indices
         values = self._error[places]
-        self._error[places] = 0
+        self._error.index_fill_(0, places, 0.0)
         integers = torch.int64 if values.dtype == torch.float64 else torch.int32
         sent = torch.cat((places.to(integers), values.view(integers)))
         self._wait = self._engine.start_gather(sent, f"{self._name}.top")
@@ -182,11 +183,10 @@ class TopK(ErrorFeedback):
         """The sum of what all ranks sent, zeros elsewhere."""
         total = torch.zeros_like(self._error)
         for places, values in self._wait().view(self._engine.size, 2, -1):
-            total[places.long()] += values.contiguous().view(total.dtype)
-        if not total.isfinite().all():
-            self._error.zero_()
-            total.fill_(math.nan)
-        return total
+            total.index_add_(0, places.long(), values.contiguous().view(total.dtype))
+        is_lost = total.isfinite().all().logical_not()
+        self._error.masked_fill_(is_lost, 0.0)
+        return total.masked_fill_(is_lost, math.nan)
 
 
 def _first_factor(p: Tensor, name: str, rank: int) -> Tensor:

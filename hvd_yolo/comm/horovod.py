@@ -1,16 +1,18 @@
 """The twin that trains on many machines: Horovod over MPI, Gloo or NCCL."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from hvd_yolo.comm import elastic, launch, traffic
+from hvd_yolo.comm import elastic, launch, stream_group, traffic
 from hvd_yolo.comm.buckets import Reducer, Wait, equal_runs, in_memory_order, start_beside
 from hvd_yolo.comm.compression import make_reducer
+from hvd_yolo.comm.horovod_settings import choose_settings
 from hvd_yolo.comm.single import zero_missing_gradients
 from hvd_yolo.comm.views import InHalf, InPlace
 from hvd_yolo.config import CommConfig, Sharing
@@ -18,11 +20,6 @@ from hvd_yolo.errors import InputError, OptionError
 
 # One message holds at most so many bytes: MPI counts elements in 32 bits.
 _LARGEST_MESSAGE = 1 << 30
-# Ranks compute on the cores that Horovod's background thread polls from: looking every
-# millisecond, as it would by itself, costs a fifth of a YOLOv8n's step on two full cores
-# (benchmarks/scaling.md).
-CPU_CYCLE_MS = 20.0
-_QUICK_CYCLE_MS = 5.0
 
 
 class HorovodComm:
@@ -45,7 +42,6 @@ class HorovodComm:
         latency_bound: bool,
         options: CommConfig,
     ) -> None:
-        self.settings = _choose_settings(on_cpu, latency_bound, options)
         try:
             import horovod.torch as hvd
         except ImportError as error:
@@ -53,6 +49,8 @@ class HorovodComm:
                 f"Horovod cannot be imported ({error}): `make setup` builds it for the torch that "
                 f"is installed"
             ) from error
+        has_nccl = not on_cpu and bool(hvd.nccl_built())
+        self.settings = choose_settings(on_cpu, has_nccl, latency_bound, options)
         elastic.begin(hvd)
         if options.hierarchical and (on_cpu or not (hvd.nccl_built() and hvd.mpi_enabled())):
             raise OptionError(
@@ -63,6 +61,8 @@ class HorovodComm:
         self._hvd = hvd
         self._engine = _Engine(hvd)
         self._reducer: Reducer | None = None
+        self._stream_group: Any = None
+        self._timeout = launch.collective_timeout(options.stall_timeout)
         self._optimizer_bytes = 0
         self._passes = 1
         self._passes_made: dict[Tensor, int] = {}
@@ -103,8 +103,11 @@ class HorovodComm:
         for what that cannot do."""
         is_a_sum = options.compression in ("none", "fp16") and options.shares_every_update
         self._reducer = None
-        if self.size > 1 and not is_a_sum:
+        is_beside_nccl = self._stream_group is not None
+        if self.size > 1 and (is_beside_nccl or not is_a_sum):
             self._reducer = make_reducer(self._engine, model, passes, options, kept)
+            # See stream_group: one communicator of NCCL at a time.
+            self._reducer.is_eager = not is_beside_nccl
             return optimizer
         trained = [p for p in model.parameters() if p.requires_grad]
         self._passes = passes
@@ -173,6 +176,18 @@ class HorovodComm:
         """hvd.allreduce with op=Sum."""
         return self._hvd.allreduce(tensor.contiguous(), name=_name("sum", tensor), op=self._hvd.Sum)
 
+    def open_stream_group(self, store: dist.Store) -> None:
+        """Sums of SyncBatchNorm go through NCCL of torch's from here on. Every rank calls it."""
+        self._stream_group = stream_group.open_group(store, self.rank, self.size, self._timeout)
+        self.settings["train.sync_bn"] = "torch's NCCL"
+
+    def stream_sum(self, tensor: Tensor) -> Tensor:
+        """The stream's own group where there is one, else sum()."""
+        if self._stream_group is None:
+            return self.sum(tensor)
+        self._stream_group.allreduce([tensor]).wait()
+        return tensor
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The sum over ranks divided by their number."""
         return self.sum(tensor) / self.size
@@ -181,6 +196,13 @@ class HorovodComm:
         """hvd.allgather, taken apart again."""
         lengths = self._hvd.allgather(torch.tensor([len(tensor)]), name="lengths")
         joined = self._hvd.allgather(tensor.contiguous(), name=_name("gather", tensor[:0]))
+        return list(joined.split(lengths.tolist()))
+
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """hvd.alltoall with splits."""
+        splits = torch.tensor([len(part) for part in parts], dtype=torch.int32)
+        name = _name("exchange", parts[0][:0])
+        joined, lengths = self._hvd.alltoall(torch.cat(list(parts)), splits, name=name)
         return list(joined.split(lengths.tolist()))
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
@@ -227,6 +249,8 @@ class HorovodComm:
 class _Engine:
     """Horovod's collectives by name. A sum is a group of its own, for groups are not fused."""
 
+    adds_bfloat16 = False
+
     def __init__(self, hvd: ModuleType) -> None:
         self._hvd = hvd
         self.size = hvd.size()
@@ -258,31 +282,3 @@ def _name(what: str, tensor: Tensor) -> str:
     the process, so that ranks which came later would speak of others.
     """
     return f"{what}: {list(tensor.shape)} {tensor.dtype}"
-
-
-def _choose_settings(on_cpu: bool, latency_bound: bool, options: CommConfig) -> dict[str, str]:
-    """Sets what Horovod and Open MPI read at start, unless the user did, and returns what is in
-    force."""
-    chosen = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
-    if on_cpu:
-        # Where many small collectives follow one another each look is a wait, and must be quick in
-        # any case; where a gradient takes two messages, quicker.
-        cycle = _QUICK_CYCLE_MS if options.compression in ("bf16", "powersgd") else CPU_CYCLE_MS
-        chosen["HOROVOD_CYCLE_TIME"] = "1" if latency_bound else f"{cycle:g}"
-        chosen["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    if launch.is_elastic():
-        # Kept over hvd.init(), it differs between ranks that were there before and ranks that are
-        # new: they fuse tensors otherwise, and Gloo aborts.
-        chosen["HOROVOD_CACHE_CAPACITY"] = "0"
-    for name, value in chosen.items():
-        os.environ.setdefault(name, value)
-    # What is said on the command line comes before the environment.
-    said = {
-        "HOROVOD_CYCLE_TIME": f"{options.cycle_ms:g}" if options.cycle_ms else "",
-        "HOROVOD_FUSION_THRESHOLD": f"{options.fusion_mb << 20}" if options.fusion_mb else "",
-        "HOROVOD_HIERARCHICAL_ALLREDUCE": "1" if options.hierarchical else "",
-        "HOROVOD_TIMELINE": options.timeline,
-    }
-    said = {name: value for name, value in said.items() if value}
-    os.environ.update(said)
-    return {name: os.environ[name] for name in chosen | said}

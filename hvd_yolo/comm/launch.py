@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -69,6 +70,15 @@ def renumber(rank: int, size: int, local_rank: int, local_size: int) -> None:
     """Tells whoever asks for what was promised that an elastic job has changed it."""
     found = {"RANK": rank, "SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_SIZE": local_size}
     os.environ.update({f"HOROVOD_{name}": str(value) for name, value in found.items()})
+
+
+def collective_timeout(stall_timeout: float) -> timedelta:
+    """How long torch.distributed lets a collective wait before it ends the process: only where
+    nothing else does. The watchdog, with comm.stall_timeout, is sooner and knows which rank is
+    stalled; a rank that is at work, as one that builds a cache, may let others wait for long. 30
+    minutes at least, as torch has it for Gloo; a week where stall_timeout is 0."""
+    seconds = max(1800.0, 2 * stall_timeout) if stall_timeout else 7 * 86400.0
+    return timedelta(seconds=seconds)
 
 
 def torchrun_place() -> tuple[int, int]:
@@ -146,14 +156,17 @@ def threads_per_rank(own_cpus: int) -> int:
 
 
 def loader_workers(wanted: int, own_cpus: int, device: torch.device) -> int:
-    """Loader processes for a rank: `wanted`, or for -1 the CPUs its threads leave free, at most 8.
+    """Loader processes for a rank: `wanted`, or for -1 one less than it has CPUs, of which its own
+    thread needs one.
 
-    A rank that trains on the CPU loads in its own process: a worker would take the core the
-    arithmetic needs.
+    There is no other bound: a GPU trains a small model on more images a second than a dozen CPUs
+    load, and workers that wait cost no time. (Their slots may need more page-locked memory than
+    there is: see feed.) A rank that trains on the CPU loads in its own process: a worker would take
+    the core the arithmetic needs.
     """
     if wanted >= 0:
         return wanted
-    return 0 if device.type == "cpu" else max(0, min(8, own_cpus - 1))
+    return 0 if device.type == "cpu" else max(0, own_cpus - 1)
 
 
 def choose_device(wanted: str, local_rank: int, local_size: int, num_gpus: int) -> torch.device:

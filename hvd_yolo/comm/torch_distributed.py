@@ -47,16 +47,20 @@ class TorchComm:
             raise OptionError("comm.op adasum: torch.distributed has none; use Horovod over MPI")
         self.local_rank, self.local_size = launch.torchrun_place()
         engine = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
-        self.settings = {"torch.distributed": engine}
+        timeout = launch.collective_timeout(options.stall_timeout)
+        self.settings = {
+            "torch.distributed": engine,
+            "torch.distributed.timeout": f"{timeout.total_seconds():g}",
+        }
         # Two groups of NCCL must not be at work at once where their order differs by rank, as that
         # of gradients and SyncBatchNorm may.
         self._is_eager = on_cpu or not latency_bound
-        dist.init_process_group(engine)
+        dist.init_process_group(engine, timeout=timeout)
         atexit.register(self._end)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.device = torch.device("cpu")
         self.own_cpus = 1
-        self._engine = _Engine(self.size)
+        self._engine = _Engine(self.size, adds_bfloat16=not on_cpu)
 
     def _end(self) -> None:
         """Gloo's threads end with the last reference to their group. Those that live into the end
@@ -118,6 +122,11 @@ class TorchComm:
         dist.all_reduce(total)
         return total
 
+    def stream_sum(self, tensor: Tensor) -> Tensor:
+        """dist.all_reduce, in place."""
+        dist.all_reduce(tensor)
+        return tensor
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The sum over ranks divided by their number."""
         return self.sum(tensor) / self.size
@@ -133,6 +142,21 @@ class TorchComm:
         if padded.numel():
             dist.all_gather(parts, padded)
         return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """dist.all_to_all_single with split sizes, of bytes: Gloo does not know every type."""
+        lengths = torch.zeros(self.size, self.size, dtype=torch.int64)
+        lengths[self.rank] = torch.tensor([len(part) for part in parts])
+        lengths = self.sum(lengths)
+        joined = torch.cat(list(parts))
+        received = joined.new_empty((int(lengths[:, self.rank].sum()), *joined.shape[1:]))
+        row_bytes = joined[:1].new_empty((1, *joined.shape[1:])).nbytes
+        given, taken = lengths[self.rank].tolist(), lengths[:, self.rank].tolist()
+        dist.all_to_all_single(
+            received.view(torch.uint8).view(-1), joined.view(torch.uint8).view(-1),
+            [row_bytes * n for n in taken], [row_bytes * n for n in given],
+        )  # fmt: skip
+        return list(received.split(taken))
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """dist.broadcast."""
@@ -150,8 +174,9 @@ class _Engine:
     """Collectives in a process group of their own: those of SyncBatchNorm come in between, on each
     rank at another place."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, adds_bfloat16: bool) -> None:
         self.size = size
+        self.adds_bfloat16 = adds_bfloat16
         self.sent_bytes = 0
         self.num_under_way = 0
         self.group = dist.new_group()

@@ -56,6 +56,9 @@ class LoaderConfig:
         stage: folder on a fast local disk to which the image files are copied once for all ranks
             of a node, for data on a network file system; empty: read where they lie.
         prefetch: batches each worker reads ahead.
+        pin_memory_mb: the most page-locked memory for batches that a rank with a GPU may take, in
+            MB; fewer workers are started where it does not suffice. 0: an equal part for each rank
+            of a quarter of the memory that is free on its host.
         max_unreadable: unreadable images of an epoch, all ranks together, that are named and
             skipped before the run ends with an error: below 1 a fraction of the images of the
             split, rounded up; from 1 on a count; 0 allows none. All images of a split are never
@@ -70,6 +73,7 @@ class LoaderConfig:
     folder: str = ""
     stage: str = ""
     prefetch: int = 2
+    pin_memory_mb: float = 0.0
     max_unreadable: float = 0.01
     value_range: float = 0.0
 

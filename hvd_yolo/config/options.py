@@ -68,9 +68,16 @@ class TrainConfig:
     Args:
         accumulate: passes of batch_size images a rank makes before each update; global_batch
             computes it by itself.
-        amp: forward and backward in none (float32), bf16, fp16 (with loss scaling), or auto: bf16
-            for built-in models on a CPU that has the instructions, else none; decided by rank 0 at
-            the start of a run.
+        amp: forward and backward in none (float32), bf16, fp16 (with loss scaling), or auto: for
+            built-in models bf16 on a GPU of compute capability 8 or higher and on a CPU that has
+            the instructions, fp16 on a GPU of 7, else none; decided by rank 0 at the start of a
+            run.
+        tf32: what is computed in float32 on a GPU is multiplied in TF32, with 10 bits of precision
+            in place of 23, but much faster.
+        deterministic: the same bits from run to run on a GPU, at a cost: operations with
+            deterministic counterparts use these, others are named.
+        compile: forward pass and loss by torch.compile: faster steps after up to minutes of
+            compilation, once for each shape of a batch (built-in models).
         sync_bn: BatchNorm over the images of all ranks in place of each rank's own.
         freeze_bn: BatchNorm keeps the statistics it has (for fine-tuning, and exact accumulation).
         max_bad_updates: updates in a row that may be left out because a gradient is not finite; one
@@ -90,6 +97,9 @@ class TrainConfig:
 
     accumulate: int = 1
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
+    tf32: bool = False
+    deterministic: bool = False
+    compile: bool = False
     sync_bn: bool = False
     freeze_bn: bool = False
     max_bad_updates: int = 10

@@ -30,7 +30,7 @@ _FREE_ON_RESUME = (
 # But not this: it scales the pixels.
 _NOT_FREE_ON_RESUME = ("loader.value_range",)
 # And where ranks keep something to themselves, these say when they put it together.
-_WHERE_RANKS_MEET = ("checkpoint.every_updates", "comm.groups")
+_WHERE_RANKS_MEET = ("checkpoint.every_updates", "eval.every_updates", "comm.groups")
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -202,12 +202,13 @@ def _check_training(config: Config) -> None:
             "(comm.compression powersgd and topk, comm.sync_every, comm.op adasum) cannot go back "
             "to a checkpoint without a restart; leave it out"
         )
-    if config.checkpoint.every_minutes and keeps_own:
-        raise InputError(
-            "checkpoint.every_minutes: ranks that keep something to themselves (comm.compression "
-            "powersgd and topk, comm.sync_every, comm.op adasum) put it together at a checkpoint, "
-            "so the clock would change the result; take checkpoint.every_updates"
-        )
+    for key, options in (("checkpoint", config.checkpoint), ("eval", config.eval)):
+        if options.every_minutes and keeps_own:
+            raise InputError(
+                f"{key}.every_minutes: ranks that keep something to themselves (comm.compression "
+                "powersgd and topk, comm.sync_every, comm.op adasum) put it together there, so the "
+                f"clock would change the result; take {key}.every_updates"
+            )
     if config.eval.metric == "val_loss" and not config.eval.loss:
         raise InputError("eval.metric val_loss needs --eval.loss true")
     if config.imgsz == 0:
@@ -225,8 +226,25 @@ def _check_training(config: Config) -> None:
         )
     _check_local_updates(config)
     check_loggers(config.report)
-    if config.train.dtype == "float64" and config.train.amp not in ("auto", "none"):
-        raise InputError("train.amp needs train.dtype float32")
+    for key, amp in (("train.amp", config.train.amp), ("eval.amp", config.eval.amp)):
+        if config.train.dtype == "float64" and amp not in ("auto", "none"):
+            raise InputError(f"{key} needs train.dtype float32")
+    if config.train.compile:
+        _check_compiled(config)
+
+
+def _check_compiled(config: Config) -> None:
+    """What does not go with train.compile."""
+    if ":" in config.model:
+        raise InputError(
+            f"train.compile: {config.model} is no built-in model; let it use torch.compile itself"
+        )
+    for key in ("sync_bn", "checkpoint_activations"):
+        if flatten(config)[f"train.{key}"]:
+            raise InputError(
+                f"train.compile does not go with train.{key}: choose one; both divide the model "
+                "into many small graphs"
+            )
 
 
 def _check_local_updates(config: Config) -> None:
@@ -265,10 +283,11 @@ _RANGES = {
     "comm.stall_timeout": (0, math.inf),
     "optim.trust_coefficient": (0, math.inf), "optim.lamb_eps": (0, math.inf),
     "loader.prefetch": (1, math.inf), "loader.max_unreadable": (0, math.inf),
-    "loader.value_range": (0, math.inf),
+    "loader.pin_memory_mb": (0, math.inf), "loader.value_range": (0, math.inf),
     "report.every": (1, math.inf), "eval.patience": (0, math.inf), "distill.cls": (0, math.inf),
     "distill.box": (0, math.inf), "distill.feature": (0, math.inf),
     "distill.temperature": (0.01, math.inf), "eval.every": (0, math.inf),
+    "eval.every_updates": (0, math.inf), "eval.every_minutes": (0, math.inf),
     "eval.batch_size": (0, math.inf), "conf": (0, 1), "iou": (0, 1),
     "max_detections": (1, math.inf), "eval.conf": (0, 1), "eval.iou": (0, 1), "fuse.iou": (0, 1),
     "eval.max_detections": (1, math.inf), "eval.max_unreadable": (0, math.inf),

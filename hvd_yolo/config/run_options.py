@@ -35,7 +35,11 @@ class EvalConfig:
     """Evaluation on the val split, by all ranks.
 
     Args:
-        every: evaluate after every so many epochs, and after the last; 0 never.
+        every: evaluate after every so many epochs, and after the last; 0: not by them, and never
+            if the two below are 0 as well.
+        every_updates: also after every so many updates; 0: not by them. Ranks that keep something
+            to themselves (comm.sync_every, powersgd, topk) put it together there.
+        every_minutes: also after so many minutes without, at the end of an update; 0: not by them.
         metric: what best.pt is the best by, and patience looks at; of val_loss, the lowest.
         patience: stop after so many evaluations in a row without a better one; 0: never.
         batch_size: images a forward pass; 0 takes batch_size of the training.
@@ -52,9 +56,13 @@ class EvalConfig:
             the metrics tell how many they were.
         scorer: pycocotools, faster-coco-eval (the same numbers, several times faster), or auto: the
             faster where installed.
+        amp: forward passes in none (float32), bf16, fp16, or auto: on a GPU as train.amp, on the
+            CPU none.
     """
 
     every: int = 1
+    every_updates: int = 0
+    every_minutes: float = 0.0
     metric: Literal[
         "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
         "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
@@ -69,6 +77,12 @@ class EvalConfig:
     loss: bool = True
     max_unreadable: float = 0.01
     scorer: Literal["auto", "pycocotools", "faster-coco-eval"] = "auto"
+    amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a training evaluates at all."""
+        return bool(self.every or self.every_updates or self.every_minutes)
 
 
 @dataclass

@@ -78,6 +78,8 @@ class PredictConfig:
         conf: detections below this score are dropped.
         iou: overlap above which the weaker of two detections of one class is dropped.
         max_detections: detections kept an image.
+        amp: forward passes in none (float32), bf16, fp16, or auto: on a GPU as train.amp auto is
+            there, on the CPU none.
         fuse: how the detections of an ensemble are joined.
         comm: how ranks talk.
     """
@@ -93,6 +95,7 @@ class PredictConfig:
     conf: float = 0.25
     iou: float = 0.7
     max_detections: int = 300
+    amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     fuse: FuseConfig = field(default_factory=FuseConfig)
     comm: CommConfig = field(default_factory=CommConfig)
 

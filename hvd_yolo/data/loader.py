@@ -2,119 +2,102 @@
 
 import logging
 import sys
-import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
+from hvd_yolo.data.batch import Batch, batch_in
 from hvd_yolo.data.dataset import Dataset
-from hvd_yolo.data.inputs import EvaluationInputs, Filled, Item, TrainingInputs, input_views
+from hvd_yolo.data.inputs import EvaluationInputs, Filled, TrainingInputs
 from hvd_yolo.data.order import evaluation_blocks
 from hvd_yolo.data.orientation import TURNED_REMEDY
+from hvd_yolo.data.page_lock import num_slots, page_lock
 from hvd_yolo.data.worker import Inputs, WorkerPool
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass
-class Batch:
-    """B inputs (B, H, W, 3) uint8 RGB, what belongs to each, and the messages of images that were
-    skipped.
-
-    The pixels lie in a slot of the loader: they hold until the next batch but one is asked for.
-    """
-
-    images: Tensor
-    items: list[Item]
-    unreadable: list[str]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def to_model(
-        self, device: torch.device, dtype: torch.dtype
-    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Images (B, 3, H, W) in 0..1, channels_last in memory, and targets as a Detector takes
-        them."""
-        images = self.images.to(device, non_blocking=True).permute(0, 3, 1, 2).to(dtype) / 255
-        # One transfer for all boxes and one for all labels.
-        counts = [len(item.labels) for item in self.items]
-        boxes = np.concatenate([np.zeros((0, 4)), *(item.boxes for item in self.items)])
-        labels = np.concatenate([np.zeros(0, np.int64), *(item.labels for item in self.items)])
-        boxes = torch.from_numpy(boxes).to(device, dtype).split(counts)
-        labels = torch.from_numpy(labels).to(device).split(counts)
-        return images, [
-            {"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)
-        ]  # fmt: skip
-
-
-# cudaErrorMemoryAllocation
-_CUDA_MEMORY_ALLOCATION = 2
+_CPU = torch.device("cpu")
 
 
 class Loader:
-    """Batches 0, 1, ... of `inputs`, to `number` of them or without end, as often as they are gone
-    through.
+    """Batches 0, 1, ... of each of `sources`, on `device`.
 
-    From `num_workers` processes that read `prefetch` batches ahead each; 0 fills a batch in this
-    process when it is asked for.
+    They come from `num_workers` processes that read `prefetch` batches ahead each; 0 fills a batch
+    in this process when it is asked for. All sources share processes and slots, which are
+    page-locked for a GPU, so one is read at a time. Going on with another discards what was read
+    ahead, which is asked for again later: batches are functions of their number.
     """
 
     def __init__(
-        self, inputs: Inputs, num_workers: int, prefetch: int = 2, number: int | None = None
+        self,
+        sources: Sequence[Inputs],
+        num_workers: int,
+        prefetch: int = 2,
+        device: torch.device = _CPU,
     ) -> None:
         # Its threads would compete with torch's.
         cv2.setNumThreads(0)
-        self._inputs = inputs
-        self._num_workers = num_workers
+        self.num_workers = num_workers
+        self._sources = sources
+        self._device = device
         self._ahead = num_workers * prefetch
-        self._number = number
-        # Beside those under way: the batch that is used, and the one before, which may still be on
-        # its way to the GPU.
-        num_slots = self._ahead + 2
         if num_workers:
-            self._pool = WorkerPool(inputs, num_workers, num_slots)
+            self._pool = WorkerPool(sources, num_workers, num_slots(num_workers, prefetch))
             self._slots = self._pool.slots
         else:
-            self._slots = np.empty((num_slots, inputs.slot_bytes), dtype=np.uint8)
+            largest = max(source.slot_bytes for source in sources)
+            self._slots = np.empty((num_slots(0, prefetch), largest), dtype=np.uint8)
+        self._copies = None
+        if device.type == "cuda":
+            page_lock(self._slots, self)
+            self._copies = torch.cuda.Stream(device)
         self._has_told_turned = False
+        # Who has asked for what is under way: one iterator at a time.
+        self._reader: object = None
         # The worker of each batch that is asked for, in the order of the answers.
         self._under_way: deque[int] = deque()
 
-    def page_lock(self) -> None:
-        """Copies to the GPU run beside its computation only from memory that cannot be swapped."""
-        address = self._slots.ctypes.data
-        status = torch.cuda.cudart().cudaHostRegister(address, self._slots.nbytes, 0)
-        if int(status) == _CUDA_MEMORY_ALLOCATION:
-            raise MemoryError(
-                f"Unable to allocate {self._slots.nbytes} bytes of page-locked memory for batches "
-                "(ulimit -l limits it)"
-            )
-        torch.cuda.check_error(int(status))
-        weakref.finalize(self, torch.cuda.cudart().cudaHostUnregister, address)
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes of page-locked memory."""
+        return self._slots.nbytes if self._copies else 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        # Answers that nobody waited for when it was last gone through.
-        while self._under_way:
-            self._pool.answer(self._under_way.popleft())
+    def batches(self, source: int, number: int | None = None) -> Iterator[Batch]:
+        """Batches 0, 1, ... of a source, to `number` of them or without end."""
+        last = sys.maxsize if number is None else number
+        filled = self._filled(source, last)
+        return _copied_ahead(filled, self._copies, self._device) if self._copies else filled
+
+    def _filled(self, source: int, last: int) -> Iterator[Batch]:
+        """Batches in their slots."""
+        reader = object()
         asked = 0
-        last = sys.maxsize if self._number is None else self._number
         for i in range(last):
+            if self._reader is not reader:
+                self._free_slots()
+                self._reader = reader
+                asked = i
             slot = self._slots[i % len(self._slots)]
-            if not self._num_workers:
-                yield self._batch(self._inputs.fill(i, slot), slot)
+            if not self.num_workers:
+                yield self._batch(self._sources[source].fill(i, slot), slot)
                 continue
             while asked < min(i + self._ahead, last):
-                worker = asked % self._num_workers
-                self._pool.ask(worker, asked, asked % len(self._slots))
+                worker = asked % self.num_workers
+                self._pool.ask(worker, source, asked, asked % len(self._slots))
                 self._under_way.append(worker)
                 asked += 1
             yield self._batch(self._pool.answer(self._under_way.popleft()), slot)
+
+    def _free_slots(self) -> None:
+        """Wait for what the last reader has asked for and for copies to the GPU."""
+        while self._under_way:
+            self._pool.answer(self._under_way.popleft())
+        if self._copies and self._reader:
+            self._copies.synchronize()
 
     def _batch(self, filled: Filled, slot: np.ndarray) -> Batch:
         if filled.turned and not self._has_told_turned:
@@ -125,42 +108,63 @@ class Loader:
                 "images, %s",
                 min(filled.turned), TURNED_REMEDY,
             )  # fmt: skip
-        pixels = input_views(slot, len(filled.items), filled.width, filled.height)
-        return Batch(torch.from_numpy(pixels), filled.items, filled.unreadable)
+        return batch_in(slot, filled)
+
+
+@dataclass
+class Batches:
+    """The first `number` batches of a source of a loader, as often as they are gone through."""
+
+    loader: Loader
+    source: int
+    number: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.loader.batches(self.source, self.number)
 
 
 def training_batches(
     inputs: TrainingInputs, num_workers: int, prefetch: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The micro-batches of a rank, without end; on a GPU the pixels are there already."""
-    loader = Loader(inputs, num_workers, prefetch)
-    if device.type != "cuda":
-        return iter(loader)
-    loader.page_lock()
-    return _copied_ahead(iter(loader), device)
+    """The micro-batches of a rank, without end; on a GPU they are there already."""
+    return Loader([inputs], num_workers, prefetch, device).batches(0)
+
+
+def evaluation_inputs(
+    dataset: Dataset, size: int, block: int, rank: int, num_ranks: int
+) -> EvaluationInputs:
+    """The share of a rank in an evaluation by `num_ranks`, `block` images a batch."""
+    return EvaluationInputs(dataset, size, evaluation_blocks(len(dataset), block, rank, num_ranks))
 
 
 def evaluation_batches(
     dataset: Dataset, size: int, block: int, rank: int, num_ranks: int, num_workers: int
-) -> Loader:
-    """The batches that a rank evaluates; can be gone through again and again, the workers stay."""
-    blocks = evaluation_blocks(len(dataset), block, rank, num_ranks)
-    inputs = EvaluationInputs(dataset, size, blocks)
-    return Loader(inputs, min(num_workers, len(blocks)), number=len(blocks))
+) -> Batches:
+    """The batches that a rank evaluates, on the CPU; can be gone through again and again, the
+    workers stay."""
+    inputs = evaluation_inputs(dataset, size, block, rank, num_ranks)
+    number = len(inputs.blocks)
+    return Batches(Loader([inputs], min(num_workers, number)), 0, number)
 
 
-def _copied_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Each batch's pixels are copied to the GPU, on a stream of their own, while the batch before
-    is computed on."""
-    stream = torch.cuda.Stream(device)
+def _copied_ahead(
+    batches: Iterator[Batch], stream: torch.cuda.Stream, device: torch.device
+) -> Iterator[Batch]:
+    """Each batch is copied to the GPU, on a stream of its own, while the batch before is computed
+    on."""
     under_way: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
-            batch.images = batch.images.to(device, non_blocking=True)
-        following = (batch, stream.record_event())
+            following = (batch.to(device), stream.record_event())
         if under_way is not None:
-            # Done long since; only then may its slot be filled again.
-            under_way[1].synchronize()
-            under_way[0].images.record_stream(torch.cuda.current_stream(device))
-            yield under_way[0]
+            yield _arrived(*under_way)
         under_way = following
+    if under_way is not None:
+        yield _arrived(*under_way)
+
+
+def _arrived(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """The batch once its copy is done, which it long is; only then may its slot be filled again."""
+    event.synchronize()
+    batch.record_stream(torch.cuda.current_stream(batch.record.device))
+    return batch

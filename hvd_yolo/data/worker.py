@@ -7,25 +7,23 @@ set are shared, not copied, and inputs are written where the GPU fetches them, o
 
 import mmap
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from hvd_yolo.data.inputs import Filled
+from hvd_yolo.data.shared_values import load, store
 from hvd_yolo.prctl import die_with_parent
 
 # For a worker that reads from a file system which does not answer.
 _SECONDS_TO_END = 5
-
-# Where an array may start in shared memory: at a cache line.
-_ALIGNMENT = 64
 
 
 class Inputs(Protocol):
@@ -39,17 +37,19 @@ class Inputs(Protocol):
 
 
 class WorkerPool:
-    """`num_workers` processes that fill `slots` (num_slots, slot_bytes) uint8 with batches.
+    """`num_workers` processes that fill `slots` (num_slots, slot_bytes) uint8 with batches of any
+    of the `sources`, the largest of which needs slot_bytes.
 
     The memory is anonymous (memfd), so that a small /dev/shm, as in a container, is no limit, and
     nothing stays behind whatever ends the processes.
     """
 
-    def __init__(self, inputs: Inputs, num_workers: int, num_slots: int) -> None:
+    def __init__(self, sources: Sequence[Inputs], num_workers: int, num_slots: int) -> None:
+        slot_bytes = max(source.slot_bytes for source in sources)
         memory = os.memfd_create("hvd_yolo-slots")
-        os.ftruncate(memory, max(1, num_slots * inputs.slot_bytes))
-        self.slots = _slots(memory, num_slots, inputs.slot_bytes)
-        content, lengths = _share(inputs)
+        os.ftruncate(memory, max(1, num_slots * slot_bytes))
+        self.slots = _slots(memory, num_slots, slot_bytes)
+        content, lengths = store(list(sources), "hvd_yolo-inputs")
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         for _ in range(num_workers):
@@ -57,16 +57,16 @@ class WorkerPool:
             descriptors = (theirs.fileno(), memory, content)
             self._processes.append(_start(descriptors))
             theirs.close()
-            own.send((lengths, num_slots, inputs.slot_bytes))
+            own.send((lengths, num_slots, slot_bytes))
             self._connections.append(own)
         os.close(memory)
         os.close(content)
         weakref.finalize(self, _end, self._connections, self._processes)
 
-    def ask(self, worker: int, number: int, slot: int) -> None:
-        """Sets a worker to fill batch `number` into a slot."""
+    def ask(self, worker: int, source: int, number: int, slot: int) -> None:
+        """Sets a worker to fill batch `number` of a source into a slot."""
         try:
-            self._connections[worker].send((number, slot))
+            self._connections[worker].send((source, number, slot))
         except BrokenPipeError as error:
             raise self._died(worker) from error
 
@@ -96,11 +96,11 @@ def main(connection: int, memory: int, content: int) -> None:
     link = Connection(connection)
     try:
         lengths, num_slots, slot_bytes = link.recv()
-        inputs = _shared(content, lengths)
+        sources: list[Inputs] = load(content, lengths)
         slots = _slots(memory, num_slots, slot_bytes)
         while True:
-            number, slot = link.recv()
-            link.send(inputs.fill(number, slots[slot]))
+            source, number, slot = link.recv()
+            link.send(sources[source].fill(number, slots[slot]))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # The training process is gone, or needs no more.
         return
@@ -139,26 +139,3 @@ def _slots(memory: int, num_slots: int, slot_bytes: int) -> np.ndarray:
     shared = mmap.mmap(memory, max(1, num_slots * slot_bytes))
     flat = np.frombuffer(shared, dtype=np.uint8, count=num_slots * slot_bytes)
     return flat.reshape(num_slots, slot_bytes)
-
-
-def _share(value: Any) -> tuple[int, list[int]]:  # noqa: ANN401 (whatever pickle can hold)
-    """The value pickled into anonymous memory, its arrays apart (pickle protocol 5), so that a
-    reader need not copy them; a descriptor and the lengths of the parts."""
-    arrays: list[pickle.PickleBuffer] = []
-    parts = [memoryview(pickle.dumps(value, protocol=5, buffer_callback=arrays.append))]
-    parts += [array.raw() for array in arrays]
-    descriptor = os.memfd_create("hvd_yolo-inputs")
-    with open(descriptor, "wb", closefd=False) as file:
-        for part in parts:
-            file.write(part)
-            file.write(bytes(-len(part) % _ALIGNMENT))
-    return descriptor, [len(part) for part in parts]
-
-
-def _shared(descriptor: int, lengths: list[int]) -> Any:  # noqa: ANN401
-    content = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    parts, place = [], 0
-    for length in lengths:
-        parts.append(content[place : place + length])
-        place += length + -length % _ALIGNMENT
-    return pickle.loads(parts[0], buffers=parts[1:])

@@ -1,5 +1,5 @@
-"""Evaluation by all ranks: each detects on its share, the detections are gathered, the scoring is
-shared out again.
+"""Evaluation by all ranks: each detects on its share, and the detections go to the ranks that score
+their classes.
 
 No rank waits for another's private work, no image is seen twice, and every rank ends with the same
 numbers.
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from hvd_yolo.comm import Comm, gather_json, log
-from hvd_yolo.comm.batch_norm import freeze, keeping_buffers
 from hvd_yolo.config import EvalConfig
 from hvd_yolo.config.data_options import num_unreadable_allowed
 from hvd_yolo.data.dataset import Dataset
@@ -24,9 +23,10 @@ from hvd_yolo.data.loader import Batch
 from hvd_yolo.data.orientation import turn_back
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate.classes import ClassMap
-from hvd_yolo.evaluate.scoring import Table, score
-from hvd_yolo.models import ScoredDetector
-from hvd_yolo.models.losses import Losses, as_losses
+from hvd_yolo.evaluate.inference import infer
+from hvd_yolo.evaluate.scoring import Table, score, score_share
+from hvd_yolo.evaluate.sharing import share_out
+from hvd_yolo.models.losses import Losses
 
 __all__ = [
     "Evaluation",
@@ -41,8 +41,9 @@ __all__ = [
 
 @dataclass
 class Evaluation:
-    """What evaluate() found: `metrics` for reports, all truths and detections, and its time.
+    """What evaluate() found: `metrics` for reports, truths and detections, and its time.
 
+    table: of all images and classes on rank 0, of the classes that the rank scores elsewhere;
     turned (K, 4): image id, EXIF orientation, width and height of each image whose boxes are turned
     with it; see in_annotation_frame().
     """
@@ -60,8 +61,10 @@ def evaluate(
     comm: Comm,
     options: EvalConfig,
     classes: ClassMap | None = None,
+    amp: str = "none",
 ) -> Evaluation:
-    """Scores the model on the data set; every rank gives its own evaluation_batches of it.
+    """Scores the model on the data set; every rank gives its own evaluation_batches of it. The
+    forward passes compute in `amp`: none, bf16 or fp16.
 
     classes: how those of the data set and of the model correspond; None: they are the same. A data
     set without truth is not scored: metrics has images and unreadable alone.
@@ -76,15 +79,13 @@ def evaluate(
     was_training = model.training
     model.eval()
     own = _Rows()
-    for batch in batches:
-        own.unreadable += len(batch.unreadable)
-        for message in batch.unreadable:
+    for found in infer(model, batches, comm.device, amp, options.loss):
+        own.unreadable += len(found.unreadable)
+        for message in found.unreadable:
             log(comm).error("not evaluated, an unreadable image: %s", message)
-        if batch.items:
-            detections, losses = _detect(model, batch, comm.device, options.loss)
-            own.losses.add(losses)
-            for item, prediction in zip(batch.items, detections, strict=True):
-                own.add(item, prediction)
+        own.losses.add(found.losses)
+        for item, rows in zip(found.items, found.rows, strict=True):
+            own.add(item, rows)
     model.train(was_training)
 
     num_unreadable = int(comm.sum(torch.tensor([own.unreadable])))
@@ -94,17 +95,20 @@ def evaluate(
             f"{num_unreadable} of {len(dataset)} images to evaluate could not be read, "
             f"eval.max_unreadable {options.max_unreadable:g} allows {allowed}; each is named above"
         )
-    table, turned = own.gathered(comm)
-    names = dataset.names
+    table, names = own.table(), dataset.names
     if classes is not None:
         table, names = _select(table, classes, comm), classes.names
+    share = share_out(table, len(names), comm)
     metrics: dict[str, Any] = {}
     if dataset.has_truth:
-        metrics |= score(table, names, comm, options.scorer, options.max_dets)
-    metrics |= {"images": len(table.image_ids), "unreadable": num_unreadable}
+        metrics |= score_share(
+            share.table, share.labels, names, comm, options.scorer, options.max_dets
+        )
+    metrics |= {"images": len(share.table.image_ids), "unreadable": num_unreadable}
     if options.loss:
-        metrics.update(own.losses.metrics(comm, int((table.truths[:, 7] == 0).sum())))
-    return Evaluation(metrics, table, time.monotonic() - started, turned)
+        metrics.update(own.losses.metrics(comm, share.num_truths))
+    turned = torch.cat(comm.gather(torch.from_numpy(np.concatenate(own.turned)))).numpy()
+    return Evaluation(metrics, share.table, time.monotonic() - started, turned)
 
 
 def in_annotation_frame(detections: np.ndarray, turned: np.ndarray) -> np.ndarray:
@@ -121,9 +125,11 @@ def in_annotation_frame(detections: np.ndarray, turned: np.ndarray) -> np.ndarra
 
 
 def _select(table: Table, classes: ClassMap, comm: Comm) -> Table:
-    """What is scored of a table, in the labels of the scores; rank 0 tells what is not."""
+    """What is scored of a rank's table, in the labels of the scores; rank 0 tells what is not, of
+    all ranks."""
     found = classes.apply(table)
     counts = [len(table.truths) - len(found.truths), len(table.detections) - len(found.detections)]
+    counts = comm.sum(torch.tensor(counts)).tolist()
     if comm.is_main and any(counts):
         told = "of classes that are not scored: %s objects and %s detections, left out"
         log(comm).warning(told, *counts)
@@ -144,46 +150,27 @@ def results_json(detections: np.ndarray, category_ids: tuple[int, ...]) -> list[
     ]
 
 
-@torch.no_grad()
-def _detect(
-    model: nn.Module, batch: Batch, device: torch.device, with_loss: bool
-) -> tuple[list[dict[str, Tensor]], Losses | None]:
-    """Detections an image, and losses with the statistics of evaluation mode."""
-    dtype = next(model.parameters()).dtype
-    images, targets = batch.to_model(device, dtype)
-    if not with_loss:
-        return model(images), None
-    if isinstance(model, ScoredDetector):
-        return model.detect_and_score(images, targets)
-    found = model(images)
-    # A foreign detector tells its losses in training mode only; it must not learn from them.
-    with keeping_buffers(model):
-        model.train()
-        freeze(model)
-        losses = as_losses(model(images, targets), len(batch))
-        model.eval()
-    return found, losses
-
-
 class _LossSum:
     """Loss terms and their weights, summed over batches and ranks."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, tuple[float, float]] = {}
+        # Pairs (2) in float64 on the device.
+        self.sums: dict[str, Tensor] = {}
 
     def add(self, losses: Losses | None) -> None:
         """Takes in the losses of one batch, if they were asked for."""
         if losses is not None:
             for name, value in losses.terms.items():
-                total, weight = self.sums.get(name, (0.0, 0.0))
-                self.sums[name] = (total + float(value), weight + float(losses.weight_of(name)))
+                pair = torch.stack((value.detach(), losses.weight_of(name).detach())).double()
+                self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
     def metrics(self, comm: Comm, num_truths: int) -> dict[str, Any]:
         """val_loss and val_losses; a rank without images does not know the terms' names and learns
         them here. NaN where there are objects and no divisor: of a model whose scores have all
         become 0 no point answers for any object, and its loss of 0 would be the best. None where
         there are no objects, by which losses are divided."""
-        parts = gather_json(comm, self.sums)
+        values = torch.stack(list(self.sums.values())).tolist() if self.sums else []
+        parts = gather_json(comm, dict(zip(self.sums, values, strict=True)))
         terms: dict[str, float] = {}
         if not num_truths:
             return {"val_loss": None, "val_losses": terms}
@@ -207,33 +194,34 @@ class _Rows:
         self.unreadable = 0
         self.losses = _LossSum()
 
-    def add(self, item: Item, prediction: dict[str, Tensor]) -> None:
-        """Take in one image."""
+    def add(self, item: Item, rows: np.ndarray) -> None:
+        """Take in one image; rows (M, 6): box in input pixels, score, label."""
         self.image_ids.append(np.array([[item.image_id]], dtype=np.float64))
         self.truths.append(_truth_rows(item))
-        self.detections.append(detection_rows(item, prediction))
+        detections = detection_rows(item, rows)
+        # Rounded once, before anything is made of them: ranks send float32.
+        detections[:, 1:6] = detections[:, 1:6].astype(np.float32)
+        self.detections.append(detections)
         if item.turn != 1:
             self.turned.append(
                 np.array([[item.image_id, item.turn, item.width, item.height]], dtype=np.float64)
             )
 
-    def gathered(self, comm: Comm) -> tuple[Table, np.ndarray]:
-        """The rows of all ranks, on every rank."""
-        image_ids, truths, detections, turned = (
-            torch.cat(comm.gather(torch.from_numpy(np.concatenate(rows)))).numpy()
-            for rows in (self.image_ids, self.truths, self.detections, self.turned)
+    def table(self) -> Table:
+        """The rows of this rank."""
+        image_ids, truths, detections = (
+            np.concatenate(rows) for rows in (self.image_ids, self.truths, self.detections)
         )
-        return Table(image_ids[:, 0], truths, detections), turned
+        return Table(image_ids[:, 0], truths, detections)
 
 
-def detection_rows(item: Item, prediction: dict[str, Tensor]) -> np.ndarray:
-    """(M, 7): image id, box in pixels of the file, score, label; from boxes in input pixels."""
-    boxes = prediction["boxes"].double().cpu().numpy()
-    boxes = item.box.undo(boxes, item.width, item.height)
-    scores = prediction["scores"].double().cpu().numpy()[:, None]
-    labels = prediction["labels"].double().cpu().numpy()[:, None]
-    ids = np.full_like(scores, item.image_id)
-    return np.concatenate((ids, boxes, scores, labels), axis=1)
+def detection_rows(item: Item, rows: np.ndarray) -> np.ndarray:
+    """(M, 7): image id, box in pixels of the file, score, label; from rows (M, 6): box in input
+    pixels, score, label."""
+    rows = rows.astype(np.float64)
+    boxes = item.box.undo(rows[:, :4], item.width, item.height)
+    ids = np.full((len(rows), 1), item.image_id, dtype=np.float64)
+    return np.concatenate((ids, boxes, rows[:, 4:]), axis=1)
 
 
 def _truth_rows(item: Item) -> np.ndarray:

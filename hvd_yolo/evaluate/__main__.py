@@ -3,25 +3,29 @@ on any number of ranks."""
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hvd_yolo import cli
 from hvd_yolo.checkpoint import save_text
-from hvd_yolo.comm import agree, connect, launch, log
+from hvd_yolo.comm import agree, connect, log
 from hvd_yolo.config import EvaluateConfig, check_values, parse
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.digest import summary
-from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate, in_annotation_frame, results_json
 from hvd_yolo.evaluate.classes import match_classes
 from hvd_yolo.evaluate.limits import warn_of_limits
 from hvd_yolo.evaluate.scoring import COCO_NUMBERS
-from hvd_yolo.feed import refuse_different
+from hvd_yolo.feed import open_evaluation, refuse_different
 from hvd_yolo.models.ensemble import Ensemble
+from hvd_yolo.once_per_host import read_once_per_host
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.value_range import range_as_trained
-from hvd_yolo.weights.trained import open_ensemble
+from hvd_yolo.weights.trained import open_ensemble, trained_amp
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,8 +39,9 @@ def main(argv: Sequence[str]) -> None:
     comm = connect(config.comm, config.device)
     with agree(comm):
         trained = open_ensemble(config.weights, config.fuse, config.eval)
-        data = config.data or trained.config.data
-        dataset = open_dataset(data, config.split)
+    data = config.data or trained.config.data
+    dataset = read_once_per_host(comm, data, partial(open_dataset, data, config.split))
+    with agree(comm):
         _check_output(config, dataset.has_truth, data, comm.is_main)
         classes, told = match_classes(dataset, trained.names, config.classes, data)
     refuse_different({config.split: summary(dataset)}, data, comm)
@@ -47,13 +52,12 @@ def main(argv: Sequence[str]) -> None:
     is_loss_known = dataset.has_truth and classes.is_identity
     if isinstance(trained.model, Ensemble) or not is_loss_known:
         config.eval.loss = False
-    model = trained.model.to(comm.device)
+    model = trained.model.to(comm.device, memory_format=torch.channels_last)
     size = config.imgsz or trained.config.imgsz
-    workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
-    batches = evaluation_batches(
-        dataset, size, config.eval.batch_size or config.batch_size, comm.rank, comm.size, workers
-    )
-    found = evaluate(model, dataset, batches, comm, config.eval, classes)
+    block = config.eval.batch_size or config.batch_size
+    batches = open_evaluation(dataset, size, block, config.workers, comm)
+    amp = evaluation_amp(config.eval.amp, trained_amp(trained.config, comm.device), comm.device)
+    found = evaluate(model, dataset, batches, comm, config.eval, classes, amp)
     if dataset.has_truth:
         warn_of_limits(found.table, config.eval, comm)
     if comm.is_main:

@@ -52,12 +52,29 @@ def score(
     """COCO's twelve numbers, precision, recall and F1 at the best threshold, and each class's AP:
     AP is their mean.
 
-    Every rank gives the same whole table and gets the same numbers. A number without any truth
-    behind it is undefined: None, where pycocotools has -1.
-
-    max_dets: so many detections of a class of an image count for AR_1, AR_10 and all else.
+    Every rank gives the same whole table and gets the same numbers; see score_share, which needs
+    less.
     """
-    own = _deal_categories(table, len(names), comm.rank, comm.size)
+    load = np.bincount(table.detections[:, 6].astype(np.int64), minlength=len(names))
+    own = deal_labels(load, comm.rank, comm.size)
+    return score_share(table, own, names, comm, scorer, max_dets)
+
+
+def score_share(
+    table: Table,
+    own: np.ndarray,
+    names: tuple[str, ...],
+    comm: Comm,
+    scorer: str = "auto",
+    max_dets: Sequence[int] = MAX_DETS,
+) -> dict[str, Any]:
+    """The numbers of score() from tables that hold all images, and truths and detections of the
+    labels that the rank scores: its `own` (k), of deal_labels.
+
+    All ranks get the same numbers. A number without any truth behind it is undefined: None, where
+    pycocotools has -1. max_dets: so many detections of a class of an image count for AR_1, AR_10
+    and all else.
+    """
     precision, recall, scores = score_categories(table, own, scorer, max_dets)
     order = torch.cat(comm.gather(torch.from_numpy(own))).numpy()
     precision, recall, scores = (
@@ -133,10 +150,10 @@ def _engine(scorer: str) -> tuple[type, type]:
     return FasterCOCO, COCOeval_faster
 
 
-def _deal_categories(table: Table, num_classes: int, rank: int, size: int) -> np.ndarray:
-    """The labels (int64) that `rank` scores, ascending as pycocotools sorts them."""
+def deal_labels(load: np.ndarray, rank: int, size: int) -> np.ndarray:
+    """The labels (int64) that `rank` scores, ascending as pycocotools sorts them; load (K): the
+    detections of each."""
     # The busiest are dealt first, so that no rank gets many of them.
-    load = np.bincount(table.detections[:, 6].astype(np.int64), minlength=num_classes)
     return np.sort(np.argsort(-load, kind="stable")[rank::size]).astype(np.int64)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvd_yolo import cli
+from hvd_yolo.comm import engine
 from hvd_yolo.config import parse
 from hvd_yolo.config.launch_verb import LaunchConfig
 from hvd_yolo.doctor.routes import Host, common_names, common_networks
@@ -61,7 +62,7 @@ def _line(config: LaunchConfig, ranks: list[str]) -> list[str]:
         interfaces = _joined(slots, ssh, config)
     launcher = config.launcher
     if launcher == "auto":
-        launcher = next(name for name in ("horovodrun", "mpirun") if name in interfaces)
+        launcher = _choose(interfaces, sum(count for _, count in slots))
     if launcher not in interfaces:
         raise InputError(
             "horovodrun takes an interface by its name, and the hosts have none in common that "
@@ -69,6 +70,25 @@ def _line(config: LaunchConfig, ranks: list[str]) -> list[str]:
             "NAME name lan0)"
         )
     return getattr(lines, launcher)(slots, ranks, interfaces[launcher], ssh)
+
+
+def _choose(interfaces: dict[str, str], num_ranks: int) -> str:
+    """horovodrun where the hosts let it, mpirun elsewhere and for many ranks; says why."""
+    if "horovodrun" not in interfaces:
+        return "mpirun"
+    if num_ranks < lines.MANY_RANKS:
+        return "horovodrun"
+    pairs = f"Gloo connects all {num_ranks * (num_ranks - 1) // 2:,} pairs of {num_ranks} ranks"
+    if lines.is_installed("mpirun") and engine.has_mpi():
+        by_slurm = "; in this Slurm allocation, --slurm does it by srun" * lines.is_in_slurm()
+        print(f"launcher: mpirun, for {pairs} at start{by_slurm}", file=sys.stderr)
+        return "mpirun"
+    print(
+        f"launcher: horovodrun, whose start takes long, for {pairs}: mpirun (apt-get install "
+        "openmpi-bin libopenmpi-dev, then make setup) or srun (--slurm) is faster",
+        file=sys.stderr,
+    )
+    return "horovodrun"
 
 
 def _in_slurm(config: LaunchConfig, ranks: list[str]) -> list[str]:

@@ -18,6 +18,11 @@ _HANDED_ON = (
     "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "OMP_", "MKL_", "HOROVOD_", "HVD_YOLO_",
     "NCCL_", "GLOO_", "UCX_", "CUDA_", "TORCH_", "MALLOC_", "GLIBC_TUNABLES",
 )  # fmt: skip
+# Horovod's own limit for Gloo, in seconds, and what a rank adds to it: all pairs of ranks find one
+# another through one server of Python, and each connects to all others.
+GLOO_SECONDS, _SECONDS_PER_RANK = 30, 2
+# From so many ranks mpirun connects them faster, whose ranks talk to the daemon of their host.
+MANY_RANKS = 64
 # A host that is off is missed after 10 seconds; mpirun alone would wait for it for ever.
 _KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=2"
 
@@ -27,9 +32,22 @@ def horovodrun(slots: Sequence[Slots], ranks: list[str], interface: str, ssh: Ss
     total = sum(count for _, count in slots)
     line = [program("horovodrun"), "-np", str(total), "-H", shown(slots), "--gloo"]
     line += flags_for(interface)["horovodrun"].split() if interface else []
+    if "HOROVOD_GLOO_TIMEOUT_SECONDS" not in os.environ:
+        seconds = gloo_seconds(total)
+        line += ["--gloo-timeout-seconds", str(seconds)] if seconds > GLOO_SECONDS else []
     line += ["-p", str(ssh.port)] if ssh.port else []
     line += ["-i", ssh.identity] if ssh.identity else []
     return [*line, *ranks]
+
+
+def gloo_seconds(num_ranks: int) -> int:
+    """How long ranks wait for one another over Gloo; a lost host is noticed no sooner."""
+    return max(GLOO_SECONDS, _SECONDS_PER_RANK * num_ranks)
+
+
+def is_installed(name: str) -> bool:
+    """Whether program() finds it."""
+    return shutil.which(name) is not None or Path(sys.executable).with_name(name).exists()
 
 
 def mpirun(

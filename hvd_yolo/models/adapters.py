@@ -1,7 +1,7 @@
 """Detectors of other packages as Detectors; a package is imported when it is asked for."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import selection
-from hvd_yolo.models.assigners import stack_targets
-from hvd_yolo.models.losses import pad_targets
+from hvd_yolo.models.assigners import places_of
+from hvd_yolo.targets import pad_targets
 
-Targets = list[dict[str, Tensor]]
+Targets = Sequence[dict[str, Tensor]]
 Detections = list[dict[str, Tensor]]
 
 
@@ -68,14 +68,16 @@ class _Adapted(nn.Module):
 
 
 def _ultralytics_losses(model: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-    objects = stack_targets(targets, images.dtype, images.device)
-    boxes = objects.boxes / _scale(images)
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    padded = pad_targets(targets, images.dtype, images.device)
+    is_real = padded.is_real()
+    rows, _ = places_of(is_real.flatten(), sum(padded.num_objects))
+    boxes = padded.boxes.flatten(0, 1).index_select(0, rows) / _scale(images)
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     batch = {
         "img": images,
-        "batch_idx": objects.image,
-        "cls": objects.labels[:, None].float(),
-        "bboxes": torch.cat((centres, sides), dim=1),
+        "batch_idx": rows // is_real.shape[1],
+        "cls": padded.labels.flatten().index_select(0, rows)[:, None].float(),
+        "bboxes": torch.cat((centers, sides), dim=1),
     }
     total, _ = model.loss(batch)
     # They multiply by the number of images.
@@ -91,11 +93,10 @@ def _ultralytics_decode(model: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
 
 
 def _libreyolo_losses(model: nn.Module, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-    boxes, labels, _ = pad_targets(targets, images.dtype, images.device)
+    padded = pad_targets(targets, images.dtype, images.device)
     # class, x1, y1, x2, y2 in shares of the sides; a box of no area is none.
-    table = torch.cat((labels[..., None].to(boxes), boxes / _scale(images)), dim=-1)
-    if table.shape[1] == 0:
-        table = table.new_zeros(len(targets), 1, 5)
+    labels = padded.labels[..., None].to(images.dtype)
+    table = torch.cat((labels, padded.boxes / _scale(images)), dim=-1)
     losses = model(images, targets=table)
     return {name: losses[f"{name}_loss"] for name in ("box", "dfl", "cls")}
 
@@ -108,7 +109,10 @@ def _libreyolo_decode(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]
 def _scale(images: Tensor) -> Tensor:
     """(4): width, height, width, height."""
     height, width = images.shape[2:]
-    return images.new_tensor((width, height, width, height))
+    # Filled on the device: a tensor made of numbers on the host would make the host wait.
+    sides = images.new_full((4,), width)
+    sides[1::2].fill_(height)
+    return sides
 
 
 def _torchvision(

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.models import selection
-from hvd_yolo.models.assigners import match_anchors, stack_targets
+from hvd_yolo.models.assigners import match_anchors
 from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import grid_points
-from hvd_yolo.models.losses import Losses
+from hvd_yolo.models.losses import Losses, Targets, exact_type
+from hvd_yolo.targets import PaddedTargets, pad_targets
 
 # An anchor answers for an object when neither side is more than four times the other's.
 MAX_RATIO = 4.0
@@ -87,7 +88,7 @@ class AnchorHead(nn.Module):
             points.append(grid_points(height, width, like=x).view(height, width, 2))
         return AnchorPrediction(levels, points, self.anchors, self.strides)
 
-    def losses(self, prediction: AnchorPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+    def losses(self, prediction: AnchorPrediction, targets: Targets) -> Losses:
         """The losses of YOLOv5; see anchor_losses."""
         return anchor_losses(prediction, targets)
 
@@ -101,7 +102,7 @@ class AnchorHead(nn.Module):
 
     def select(
         self, prediction: AnchorPrediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """Detections after suppression; see selection.suppress."""
         return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
@@ -119,52 +120,58 @@ def decode(raw: Tensor, points: Tensor, anchors: Tensor, stride: int) -> Tensor:
     return torch.cat((centres - halves, centres + halves), dim=-1)
 
 
-def anchor_losses(prediction: AnchorPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+def anchor_losses(prediction: AnchorPrediction, targets: Targets) -> Losses:
     """CIoU and class losses as sums over the matched anchors, divided by their number, and
     objectness as a sum over images of means over the cells, divided by the number of images.
 
     YOLOv5 takes the mean over the matches of each level and adds the levels up; here the levels
     share one mean. targets as in aligned_losses.
     """
-    dtype = torch.float64 if prediction.levels[0].dtype == torch.float64 else torch.float32
-    num_levels, device = len(prediction.levels), prediction.levels[0].device
-    num_classes = prediction.levels[0].shape[-1] - 5
-    objects = stack_targets(targets, dtype, device)
-    box_loss, object_loss, class_loss = torch.zeros(3, dtype=dtype, device=device)
-    num_matches = pixels = 0
+    dtype = exact_type(prediction.levels[0])
+    num_levels, num_classes = len(prediction.levels), prediction.levels[0].shape[-1] - 5
+    padded = pad_targets(targets, dtype, prediction.levels[0].device)
+    parts, pixels = [], 0
     for level, anchors, stride, share in zip(
-        prediction.levels,
-        prediction.anchors.to(dtype),
-        prediction.strides,
-        _LEVEL_SHARES[num_levels],
-        strict=True,
-    ):
-        raw = level.to(dtype)
-        found = match_anchors(objects, anchors / stride, *raw.shape[2:4], stride, MAX_RATIO)
-        chosen = raw[found.image, found.anchor, found.y, found.x]
-        points = torch.stack((found.x, found.y), dim=-1) + 0.5
-        boxes = decode(chosen[:, :4], points, anchors[found.anchor], stride)
-        overlaps = box_ops.complete_iou(boxes, found.boxes)
-        box_loss = box_loss + (1 - overlaps).sum()
-        # The mean over the classes.
-        one_hot = F.one_hot(found.labels, num_classes).to(dtype)
-        bce = F.binary_cross_entropy_with_logits(chosen[:, 5:], one_hot, reduction="sum")
-        class_loss = class_loss + bce / num_classes
-
-        # Two objects may claim one anchor: the better overlap is its target, whatever their order.
-        quality = raw.new_zeros(raw.shape[:4])
-        place = (found.image, found.anchor, found.y, found.x)
-        place = sum(i * step for i, step in zip(place, quality.stride(), strict=True))
-        quality.view(-1).scatter_reduce_(0, place, overlaps.detach().clamp(min=0), "amax")
-        bce = F.binary_cross_entropy_with_logits(raw[..., 4], quality, reduction="sum")
-        object_loss = object_loss + share * bce / math.prod(quality.shape[1:])
-        num_matches += len(chosen)
-        pixels = max(pixels, raw.shape[2] * raw.shape[3] * stride**2)
-    matches = torch.tensor(float(num_matches), dtype=dtype, device=device)
+        prediction.levels, prediction.anchors.to(dtype), prediction.strides,
+        _LEVEL_SHARES[num_levels], strict=True,
+    ):  # fmt: skip
+        box_loss, object_loss, class_loss, num_matches = _level_losses(
+            level.to(dtype), padded, anchors, stride
+        )
+        parts.append((box_loss, share * object_loss, class_loss, num_matches))
+        pixels = max(pixels, level.shape[2] * level.shape[3] * stride**2)
+    box_loss, object_loss, class_loss, matches = (sum(part) for part in zip(*parts, strict=True))
     terms = {
         "box": _GAIN_BOX * 3 * box_loss,
         "obj": _GAIN_OBJECT * 3 / num_levels * pixels / 640**2 * object_loss,
         "cls": _GAIN_CLASS * 3 * num_classes / 80 * class_loss,
     }
-    images = torch.tensor(float(len(targets)), dtype=dtype, device=device)
-    return Losses(terms, images, {"box": matches, "cls": matches})
+    matches = matches.to(dtype)
+    return Losses(terms, matches.new_full((), len(padded)), {"box": matches, "cls": matches})
+
+
+def _level_losses(
+    raw: Tensor, targets: PaddedTargets, anchors: Tensor, stride: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Box loss, objectness loss, class loss and the number of matches of one level."""
+    num_classes = raw.shape[-1] - 5
+    found = match_anchors(targets, anchors / stride, *raw.shape[2:4], stride, MAX_RATIO)
+    chosen = raw[found.image, found.anchor, found.y, found.x]
+    chosen = chosen.masked_fill(~found.is_match[:, None], 0)
+    points = torch.stack((found.x, found.y), dim=-1) + 0.5
+    boxes = decode(chosen[:, :4], points, anchors.index_select(0, found.anchor), stride)
+    overlaps = box_ops.complete_iou(boxes, found.boxes)
+    box_loss = ((1 - overlaps) * found.is_match).sum()
+    # The mean over the classes.
+    one_hot = raw.new_zeros(len(chosen), num_classes).scatter_(1, found.labels[:, None], 1.0)
+    bce = F.binary_cross_entropy_with_logits(chosen[:, 5:], one_hot, reduction="none")
+    class_loss = (bce * found.is_match[:, None]).sum() / num_classes
+
+    # Two objects may claim one anchor: the better overlap is its target, whatever their order.
+    quality = raw.new_zeros(raw.shape[:4])
+    place = (found.image, found.anchor, found.y, found.x)
+    place = sum(i * step for i, step in zip(place, quality.stride(), strict=True))
+    overlaps = overlaps.detach().clamp(min=0) * found.is_match
+    quality.view(-1).scatter_reduce_(0, place, overlaps, "amax")
+    bce = F.binary_cross_entropy_with_logits(raw[..., 4], quality, reduction="sum")
+    return box_loss, bce / math.prod(quality.shape[1:]), class_loss, found.is_match.sum()

@@ -28,14 +28,20 @@ class Prediction(NamedTuple):
     def boxes_in_strides(self) -> Tensor:
         """Boxes (B, A, 4) xyxy in units of each point's stride: the expectation of each side's
         distribution."""
-        bins = torch.arange(DISTANCE_BINS, dtype=self.distances.dtype, device=self.distances.device)
-        # Not a matrix product, which autocast would round to half precision.
-        sides = (self.distances.softmax(dim=-1) * bins).sum(dim=-1)
-        return torch.cat((self.points - sides[..., :2], self.points + sides[..., 2:]), dim=-1)
+        return boxes_around(self.points, self.distances)
 
     def boxes(self) -> Tensor:
         """Boxes (B, A, 4) xyxy in input pixels."""
         return self.boxes_in_strides() * self.strides[:, None]
+
+
+def boxes_around(points: Tensor, distances: Tensor) -> Tensor:
+    """Boxes (..., 4) xyxy in strides from points (..., 2) and the logits (..., 4, DISTANCE_BINS) of
+    the distances of their sides."""
+    bins = torch.arange(DISTANCE_BINS, dtype=distances.dtype, device=distances.device)
+    # Not a matrix product, which autocast would round to half precision.
+    sides = (distances.softmax(dim=-1) * bins).sum(dim=-1)
+    return torch.cat((points - sides[..., :2], points + sides[..., 2:]), dim=-1)
 
 
 def distance_loss(logits: Tensor, targets: Tensor) -> Tensor:

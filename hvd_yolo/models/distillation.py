@@ -65,7 +65,7 @@ class Distillation:
         if self._own_layers:
             found = [attention_loss(*maps) for maps in _paired(own_maps, seen)]
             terms["distill_feature"] = self._options.feature * torch.stack(found).sum()
-            weights["distill_feature"] = found[0].new_tensor(float(len(images)))
+            weights["distill_feature"] = found[0].new_full((), float(len(images)))
         return Losses(terms, losses.weight, weights)
 
     def try_on(self, student: YOLO) -> None:
@@ -107,20 +107,43 @@ class Distillation:
         ours, theirs = _in(ours, exact), _in(theirs, exact)
         logits = score_logits(theirs)
         confidence = logits.sigmoid().amax(dim=-1)
-        chosen = confidence > LEAST_CONFIDENCE
-        weights = confidence[chosen]
+        taught = _Taught(confidence > LEAST_CONFIDENCE)
+        weights = taught.rows(confidence)
         terms = {}
         if options.cls:
-            loss = class_loss(score_logits(ours)[chosen], logits[chosen], options.temperature)
+            pair = taught.rows(score_logits(ours)), taught.rows(logits)
+            loss = class_loss(*pair, options.temperature)
             terms["distill_cls"] = options.cls * (loss * weights).sum()
         if options.box:
             if isinstance(ours, Prediction) and isinstance(theirs, Prediction):
-                sides = (ours.distances[chosen], theirs.distances[chosen])
+                sides = (taught.rows(ours.distances), taught.rows(theirs.distances))
                 loss = side_loss(*sides, options.temperature)
             else:
-                loss = 1 - box_ops.complete_iou(ours.boxes()[chosen], theirs.boxes()[chosen])
+                boxes = (taught.rows(ours.boxes()), taught.rows(theirs.boxes()))
+                loss = 1 - box_ops.complete_iou(*boxes)
             terms["distill_box"] = options.box * (loss * weights).sum()
         return terms, weights.sum()
+
+
+class _Taught:
+    """The points at which the teacher is sure enough to teach.
+
+    On the CPU they are picked out, for arithmetic costs most there. On a GPU all points are
+    computed with, zeros in the place of those that teach nothing, for to count them would make the
+    host wait.
+    """
+
+    def __init__(self, is_taught: Tensor) -> None:
+        self._is_taught = is_taught
+        is_cheap = is_taught.device.type == "cpu" and not torch.compiler.is_compiling()
+        self._places = is_taught.flatten().nonzero()[:, 0] if is_cheap else None
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Values (B, A, ...) at those points, (N, ...) where N may count the others as zeros."""
+        if self._places is not None:
+            return values.flatten(0, 1).index_select(0, self._places)
+        is_taught = self._is_taught.view(*self._is_taught.shape, *[1] * (values.ndim - 2))
+        return values.masked_fill(~is_taught, 0).flatten(0, 1)
 
 
 def class_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.errors import InputError
+from hvd_yolo.models.selection import pad_detections
 
 Detections = list[dict[str, Tensor]]
 
@@ -35,10 +36,13 @@ class Ensemble(nn.Module):
         self.max_detections = max_detections
 
     def forward(self, images: Tensor) -> Detections:
-        """Detections in evaluation mode; see Detector."""
-        said = [model(images) for model in self.models]
+        """Detections in evaluation mode, on the CPU, where they are fused; see Detector."""
+        found = [pad_detections(model(images)) for model in self.models]
+        for detections in found:
+            detections.start_copy()
         size = max(images.shape[2:])
-        return [self._fuse(list(parts), size) for parts in zip(*said, strict=True)]
+        of_images = zip(*(detections.on_host() for detections in found), strict=True)
+        return [self._fuse([_as_dict(rows) for rows in parts], size) for parts in of_images]
 
     def _fuse(self, parts: Detections, size: int) -> dict[str, Tensor]:
         """What each model says of one image, as one."""
@@ -53,8 +57,7 @@ class Ensemble(nn.Module):
             kept = box_ops.nms(**joined, iou_threshold=self.iou, max_detections=self.max_detections)
             return {key: value[kept] for key, value in joined.items()}
         arrays = [
-            [part[key].double().cpu().numpy() for part in parts]
-            for key in ("boxes", "scores", "labels")
+            [part[key].double().numpy() for part in parts] for key in ("boxes", "scores", "labels")
         ]
         boxes = [(part / size).clip(0, 1) for part in arrays[0]]
         found = _weighted_fusion()(boxes, *arrays[1:], weights=self.shares, iou_thr=self.iou)
@@ -65,6 +68,11 @@ class Ensemble(nn.Module):
             "scores": torch.from_numpy(found[1][order]).to(like["scores"]),
             "labels": torch.from_numpy(found[2][order]).to(like["labels"]),
         }
+
+
+def _as_dict(rows: np.ndarray) -> dict[str, Tensor]:
+    found = torch.from_numpy(rows)
+    return {"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}
 
 
 def _weighted_fusion() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -11,7 +11,7 @@ from hvd_yolo.models import selection
 from hvd_yolo.models.blocks import ConvNormAct, depthwise
 from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import DISTANCE_BINS, Prediction, grid_points
-from hvd_yolo.models.losses import Losses, aligned_losses
+from hvd_yolo.models.losses import Losses, Targets, aligned_losses
 
 
 class DetectHead(nn.Module):
@@ -61,7 +61,7 @@ class DetectHead(nn.Module):
         sides = sides.view(*sides.shape[:2], 4, DISTANCE_BINS)
         return Prediction(sides, torch.cat(logits, dim=1), torch.cat(points), torch.cat(strides))
 
-    def losses(self, prediction: Prediction, targets: list[dict[str, Tensor]]) -> Losses:
+    def losses(self, prediction: Prediction, targets: Targets) -> Losses:
         """CIoU, class and distance losses under task-aligned assignment."""
         return aligned_losses(prediction, targets)
 
@@ -75,7 +75,7 @@ class DetectHead(nn.Module):
 
     def select(
         self, prediction: Prediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """Detections after suppression; see selection.suppress."""
         return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
@@ -104,7 +104,7 @@ class DualHead(nn.Module):
         """From one feature map (B, C, H, W) a level."""
         return DualPrediction(self.many(features), self.one([x.detach() for x in features]))
 
-    def losses(self, prediction: DualPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+    def losses(self, prediction: DualPrediction, targets: Targets) -> Losses:
         """The losses of both heads under the same measure of alignment, with ten points an object
         and with one: consistent dual assignment (ibid., equation 2)."""
         many = aligned_losses(prediction.many, targets)
@@ -123,7 +123,7 @@ class DualHead(nn.Module):
 
     def select(
         self, prediction: DualPrediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """The best detections of the one-to-one head; `iou` is not used."""
         return selection.best(*self.decode(prediction), conf, max_detections)
 

@@ -1,6 +1,6 @@
 """Losses as sums with their divisor, and the loss of anchor-free YOLO heads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
-from hvd_yolo.models.assigners import task_aligned
-from hvd_yolo.models.distances import DISTANCE_BINS, Prediction, distance_loss
+from hvd_yolo.models.assigners import places_of, task_aligned
+from hvd_yolo.models.distances import Prediction, boxes_around, distance_loss
+from hvd_yolo.targets import PaddedTargets, pad_targets
+
+Targets = Sequence[dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,29 @@ def as_losses(losses: "dict[str, Tensor] | Losses", num_images: int) -> Losses:
     if isinstance(losses, Losses):
         return losses
     terms = {name: value * num_images for name, value in losses.items()}
-    return Losses(terms, next(iter(terms.values())).new_tensor(float(num_images)))
+    return Losses(terms, next(iter(terms.values())).new_full((), float(num_images)))
 
 
 # Of a detector, images and targets: what training makes small.
-LossesOf = Callable[[nn.Module, Tensor, list[dict[str, Tensor]]], "dict[str, Tensor] | Losses"]
+LossesOf = Callable[[nn.Module, Tensor, Targets], "dict[str, Tensor] | Losses"]
 
 
-def own_losses(
-    model: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]
-) -> "dict[str, Tensor] | Losses":
+def own_losses(model: nn.Module, images: Tensor, targets: Targets) -> "dict[str, Tensor] | Losses":
     """What the detector itself returns in training mode; a LossesOf."""
     return model(images, targets)
+
+
+def losses_of_tensors(
+    losses_of: LossesOf, model: nn.Module, images: Tensor, boxes: Tensor, labels: Tensor,
+    counts: Tensor,
+) -> "dict[str, Tensor] | Losses":  # fmt: skip
+    """The losses of targets given as the tensors of PaddedTargets.
+
+    For torch.compile: numbers of objects on the host would make each batch a graph of its own, so
+    the model gets the most that there can be; built-in ones do not read them.
+    """
+    targets = PaddedTargets(boxes, labels, counts, [labels.shape[1]] * len(labels))
+    return losses_of(model, images, targets)
 
 
 # Gains of the three terms, those of YOLOv8.
@@ -63,69 +77,57 @@ _GAIN_BOX, _GAIN_CLASS, _GAIN_DISTANCE = 7.5, 0.5, 1.5
 
 
 def aligned_losses(
-    prediction: Prediction,
-    targets: list[dict[str, Tensor]],
-    num_candidates: int = 10,
-    eps: float = 1e-30,
+    prediction: Prediction, targets: Targets, num_candidates: int = 10, eps: float = 1e-30
 ) -> Losses:
     """CIoU, class and distance losses under task-aligned assignment, as sums; the weight is the sum
     of target scores.
 
-    targets: one dict an image with "boxes" (N, 4) in input pixels and "labels" (N);
-    num_candidates: points that answer for an object, ten in YOLOv8 (TOOD itself takes 13); eps: see
-    task_aligned. Box and
-    distance terms are weighted by the target score of their point (Feng et al. 2021, equation 6 and
-    7). Every term is connected to the prediction even without an object, so that the backward pass
-    is the same on every rank.
+    targets: PaddedTargets, or one dict an image with "boxes" (N, 4) in input pixels and "labels"
+    (N); num_candidates: points that answer for an object, ten in YOLOv8 (TOOD itself takes 13);
+    eps: see task_aligned. Box and distance terms are weighted by the target score of their point
+    (Feng et al. 2021, equation 6 and 7). Every term is connected to the prediction even without an
+    object, so that the backward pass is the same on every rank.
     """
-    dtype = torch.float64 if prediction.logits.dtype == torch.float64 else torch.float32
-    distances, logits = prediction.distances.to(dtype), prediction.logits.to(dtype)
-    prediction = Prediction(
-        distances, logits, prediction.points.to(dtype), prediction.strides.to(dtype)
-    )
-    strides = prediction.strides[:, None]
-    boxes = prediction.boxes_in_strides()
-    true_boxes, true_labels, is_real = pad_targets(targets, dtype, logits.device)
-    assigned = task_aligned(
-        logits.detach().sigmoid(),
-        boxes.detach() * strides,
-        prediction.points * strides,
-        true_boxes,
-        true_labels,
-        is_real,
-        num_candidates,
-        eps,
-    )
+    dtype = exact_type(prediction.logits)
+    logits, strides = prediction.logits.to(dtype), prediction.strides.to(dtype)[:, None]
+    points = prediction.points.to(dtype)
+    padded = pad_targets(targets, dtype, logits.device)
+    with torch.no_grad():
+        assigned = task_aligned(
+            logits.sigmoid(), boxes_around(points, prediction.distances.to(dtype)) * strides,
+            points * strides, padded.boxes, padded.labels, padded.is_real(), num_candidates, eps,
+        )  # fmt: skip
+    scores = assigned.scores(logits.shape[-1])
+    class_loss = F.binary_cross_entropy_with_logits(logits, scores, reduction="sum")
 
-    class_loss = F.binary_cross_entropy_with_logits(logits, assigned.scores, reduction="sum")
-    positive = assigned.is_positive
-    weight = assigned.scores.sum(-1)[positive]
-    object_boxes = (assigned.boxes / strides)[positive]
-    points = prediction.points.expand(len(logits), -1, -1)[positive]
-    sides = torch.cat((points - object_boxes[:, :2], object_boxes[:, 2:] - points), dim=-1)
-    box_loss = ((1 - box_ops.complete_iou(boxes[positive], object_boxes)) * weight).sum()
-    side_logits = distances[positive].view(-1, 4, DISTANCE_BINS)
-    side_loss = (distance_loss(side_logits, sides) * weight).sum()
+    num_points = len(points)
+    size = len(logits) * min(padded.labels.shape[1] * num_candidates, num_points)
+    places, is_place = places_of(assigned.is_positive.flatten(), size)
+    weight = assigned.quality.flatten().index_select(0, places) * is_place
+    point = places % num_points
+    distances = rows_at(prediction.distances, places, is_place).to(dtype)
+    own_points = points[point]
+    boxes = boxes_around(own_points, distances)
+    object_boxes = assigned.boxes.flatten(0, 1).index_select(0, places) / strides[point]
+    object_boxes = torch.where(is_place[:, None], object_boxes, boxes.detach())
+    sides = torch.cat((own_points - object_boxes[:, :2], object_boxes[:, 2:] - own_points), dim=-1)
+    box_loss = ((1 - box_ops.complete_iou(boxes, object_boxes)) * weight).sum()
+    side_loss = (distance_loss(distances, sides) * weight).sum()
     terms = {
         "box": _GAIN_BOX * box_loss,
         "cls": _GAIN_CLASS * class_loss,
         "dfl": _GAIN_DISTANCE * side_loss,
     }
-    return Losses(terms, assigned.scores.sum())
+    return Losses(terms, assigned.quality.sum())
 
 
-def pad_targets(
-    targets: list[dict[str, Tensor]], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (B, M, 4), labels (B, M) and is_real (B, M), M the most objects of an image; the rest
-    is zeros."""
-    most = max((len(t["boxes"]) for t in targets), default=0)
-    boxes = torch.zeros(len(targets), most, 4, dtype=dtype, device=device)
-    labels = torch.zeros(len(targets), most, dtype=torch.long, device=device)
-    is_real = torch.zeros(len(targets), most, dtype=torch.bool)
-    for i, target in enumerate(targets):
-        count = len(target["boxes"])
-        boxes[i, :count] = target["boxes"]
-        labels[i, :count] = target["labels"]
-        is_real[i, :count] = True
-    return boxes, labels, is_real.to(device)
+def rows_at(values: Tensor, places: Tensor, is_place: Tensor) -> Tensor:
+    """Rows (P, ...) of values (B, A, ...) at flat places (P) of (B, A); zeros where is_place (P) is
+    not, whatever the values there."""
+    rows = values.flatten(0, 1).index_select(0, places)
+    return rows.masked_fill(~is_place.view(-1, *[1] * (rows.ndim - 1)), 0)
+
+
+def exact_type(x: Tensor) -> torch.dtype:
+    """The precision to compute losses in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.models import selection
-from hvd_yolo.models.assigners import optimal_transport
+from hvd_yolo.models.assigners import MAX_CELLS, optimal_transport, places_of
 from hvd_yolo.models.blocks import ConvNormAct, DepthwiseSeparable
 from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import grid_points
-from hvd_yolo.models.losses import Losses
+from hvd_yolo.models.losses import Losses, Targets, exact_type, rows_at
+from hvd_yolo.targets import pad_targets
 
 _GAIN_BOX = 5.0
 # Largest exponent of a side: exp(10) strides are far beyond any image, exp of more may overflow.
@@ -92,7 +93,7 @@ class DecoupledHead(nn.Module):
             torch.cat(points), torch.cat(strides),
         )  # fmt: skip
 
-    def losses(self, prediction: CellPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+    def losses(self, prediction: CellPrediction, targets: Targets) -> Losses:
         """The losses of YOLOX; see cell_losses."""
         return cell_losses(prediction, targets)
 
@@ -107,42 +108,46 @@ class DecoupledHead(nn.Module):
 
     def select(
         self, prediction: CellPrediction, conf: float, iou: float, max_detections: int
-    ) -> list[dict[str, Tensor]]:
+    ) -> selection.PaddedDetections:
         """Detections after suppression; see selection.suppress."""
         return selection.suppress(*self.decode(prediction), conf, iou, max_detections)
 
 
-def cell_losses(prediction: CellPrediction, targets: list[dict[str, Tensor]]) -> Losses:
+def cell_losses(prediction: CellPrediction, targets: Targets) -> Losses:
     """IoU, objectness and class losses under SimOTA, as sums; the weight is the number of cells
     that answer for an object.
 
     The box loss is 1 - IoU^2 as in the authors' code. Their extra L1 loss of the last 15 epochs is
     left out: a detector does not know the epoch. targets as in aligned_losses.
     """
-    dtype = torch.float64 if prediction.logits.dtype == torch.float64 else torch.float32
+    dtype = exact_type(prediction.logits)
     prediction = CellPrediction(*(part.to(dtype) for part in prediction))
-    boxes, device = prediction.boxes(), prediction.logits.device
-    num_classes = prediction.logits.shape[-1]
-    is_positive = torch.zeros_like(prediction.objectness, dtype=torch.bool)
-    object_boxes, class_targets = [boxes.new_zeros(0, 4)], [boxes.new_zeros(0, num_classes)]
-    for i, target in enumerate(targets):
-        true_boxes = target["boxes"].to(device, dtype)
-        found = optimal_transport(
-            prediction.logits[i], prediction.objectness[i], boxes[i],
-            prediction.points * prediction.strides[:, None], prediction.strides,
-            true_boxes, target["labels"].to(device),
-        )  # fmt: skip
-        is_positive[i, found.cell] = True
-        object_boxes.append(true_boxes[found.object])
-        one_hot = F.one_hot(target["labels"].to(device)[found.object], num_classes)
-        class_targets.append(one_hot * found.overlap[:, None])
+    boxes, logits = prediction.boxes(), prediction.logits
+    padded = pad_targets(targets, dtype, logits.device)
+    num_images, num_points, num_classes = logits.shape
+    assigned = optimal_transport(
+        logits, prediction.objectness, boxes, prediction.points * prediction.strides[:, None],
+        prediction.strides, padded.boxes, padded.labels, padded.is_real(),
+    )  # fmt: skip
 
-    object_boxes, class_targets = torch.cat(object_boxes), torch.cat(class_targets)
-    overlaps = box_ops.paired_iou(boxes[is_positive], object_boxes)
+    size = num_images * min(padded.labels.shape[1] * MAX_CELLS, num_points)
+    places, is_place = places_of(assigned.is_positive.flatten(), size)
+    # Of the images' objects in a row.
+    first = torch.arange(num_images, device=logits.device)[:, None] * padded.labels.shape[1]
+    objects = (assigned.owner + first).flatten().index_select(0, places)
+    object_boxes = padded.boxes.flatten(0, 1).index_select(0, objects)
+    labels = padded.labels.flatten().index_select(0, objects)
+    own_boxes = rows_at(boxes, places, is_place)
+    object_boxes = torch.where(is_place[:, None], object_boxes, own_boxes.detach())
+    overlaps = box_ops.paired_iou(own_boxes, object_boxes)
+    quality = assigned.overlap.flatten().index_select(0, places)
+    class_targets = logits.new_zeros(size, num_classes)
+    class_targets.scatter_(1, labels[:, None], quality[:, None])
     bce = F.binary_cross_entropy_with_logits
+    class_loss = bce(rows_at(logits, places, is_place), class_targets, reduction="none").sum(-1)
     terms = {
-        "iou": _GAIN_BOX * (1 - overlaps.square()).sum(),
-        "obj": bce(prediction.objectness, is_positive.to(dtype), reduction="sum"),
-        "cls": bce(prediction.logits[is_positive], class_targets, reduction="sum"),
+        "iou": _GAIN_BOX * ((1 - overlaps.square()) * is_place).sum(),
+        "obj": bce(prediction.objectness, assigned.is_positive.to(dtype), reduction="sum"),
+        "cls": (class_loss * is_place).sum(),
     }
-    return Losses(terms, is_positive.sum().to(dtype))
+    return Losses(terms, assigned.is_positive.sum().to(dtype))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from hvd_yolo.comm.horovod import CPU_CYCLE_MS
+from hvd_yolo.comm.horovod_settings import CPU_CYCLE_MS
 from hvd_yolo.config.plan_verb import CostConfig, PlanConfig
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import build_model

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hvd_yolo import checkpoint, cli
-from hvd_yolo.comm import Comm, agree, connect, gather_json, launch, log
+from hvd_yolo.comm import Comm, agree, connect, gather_json, log, send_to_main
 from hvd_yolo.config import PredictConfig, check_values, parse
 from hvd_yolo.data.decoding import UnreadableImage
-from hvd_yolo.data.loader import evaluation_batches
 from hvd_yolo.data.problems import log_problems
 from hvd_yolo.data.source_files import SourceFiles, find_files, is_video
 from hvd_yolo.data.sources import Sources
@@ -21,13 +21,15 @@ from hvd_yolo.data.streams import is_stream
 from hvd_yolo.data.videos import frame_rate, measure, open_video
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import results_json
+from hvd_yolo.feed import open_evaluation
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.predict.annotated_video import AnnotatedVideo, refuse_video
 from hvd_yolo.predict.detecting import Detected, detect
 from hvd_yolo.predict.output_names import OutputNames, output_names, refuse_output
 from hvd_yolo.predict.outputs import draw, entry_of
 from hvd_yolo.predict.receiving import predict_stream
 from hvd_yolo.value_range import range_as_trained
-from hvd_yolo.weights.trained import Trained, open_ensemble
+from hvd_yolo.weights.trained import Trained, open_ensemble, trained_amp
 
 
 def main(argv: Sequence[str]) -> None:
@@ -69,10 +71,11 @@ def _predict_files(
     outputs = output_names([sources.place(index) for index in range(len(sources))])
     detected = _detect(config, comm, trained, sources, outputs, folder)
     own = {
-        "rows": np.concatenate(detected.rows).tolist(), "num_images": detected.num_images,
-        "unreadable": detected.unreadable, "label": detected.label,
+        "num_images": detected.num_images, "unreadable": detected.unreadable,
+        "label": detected.label,
     }  # fmt: skip
     parts = gather_json(comm, own)
+    rows = send_to_main(comm, torch.from_numpy(np.concatenate(detected.rows)))
     num_images = sum(part["num_images"] for part in parts)
     unreadable = unopened + [message for part in parts for message in part["unreadable"]]
     if not num_images:
@@ -83,7 +86,7 @@ def _predict_files(
     if not comm.is_main:
         return
     _warn_of_scattered(comm, folder, [part["label"] for part in parts])
-    table = np.array([row for part in parts for row in part["rows"]]).reshape(-1, 7)
+    table = torch.cat(rows).numpy()
     table = table[np.argsort(table[:, 0], kind="stable")]
     write_results(folder, table, sources, outputs)
     if config.video:
@@ -102,12 +105,12 @@ def _detect(
     folder: Path,
 ) -> Detected:
     """What this rank's share holds; its pictures and texts are written."""
-    model = trained.model.to(comm.device)
+    model = trained.model.to(comm.device, memory_format=torch.channels_last)
+    amp = evaluation_amp(config.amp, trained_amp(trained.config, comm.device), comm.device)
     size = config.imgsz or trained.config.imgsz
-    workers = launch.loader_workers(config.workers, comm.own_cpus, comm.device)
-    batches = evaluation_batches(sources, size, config.batch_size, comm.rank, comm.size, workers)
+    batches = open_evaluation(sources, size, config.batch_size, config.workers, comm)
     detected = Detected()
-    detect(model, batches, sources, outputs.__getitem__, folder, comm, detected)
+    detect(model, batches, sources, outputs.__getitem__, folder, comm, detected, amp)
     return detected
 
 

@@ -14,6 +14,7 @@ from hvd_yolo.data.decoding import UnreadableImage
 from hvd_yolo.data.loader import Batch
 from hvd_yolo.data.sources import Place
 from hvd_yolo.evaluate import detection_rows
+from hvd_yolo.evaluate.inference import infer
 from hvd_yolo.predict.output_names import OutputNames
 from hvd_yolo.predict.outputs import draw, write_outputs
 
@@ -46,14 +47,16 @@ def detect(
     folder: Path,
     comm: Comm,
     detected: Detected,
+    amp: str,
 ) -> None:
     """Detects on the batches and writes the picture and text of each image where outputs(index)
-    says; adds to `detected`."""
+    says; adds to `detected`. amp: none, bf16 or fp16."""
     index_of_id = {images.image_id(index): index for index in range(len(images))}
-    for batch in batches:
-        for message in batch.unreadable:
+    for found in infer(model, batches, comm.device, amp):
+        for message in found.unreadable:
             _note(detected, message, comm)
-        for item, rows in zip(batch.items, _rows_of(batch, model, comm.device), strict=True):
+        for item, own_rows in zip(found.items, found.rows, strict=True):
+            rows = detection_rows(item, own_rows)
             index = index_of_id[item.image_id]
             try:
                 picture = draw(images.image(index), rows, images.names)
@@ -71,14 +74,3 @@ def detect(
 def _note(detected: Detected, message: str, comm: Comm) -> None:
     log(comm).error("not detected on, an unreadable image: %s", message)
     detected.unreadable.append(message)
-
-
-@torch.no_grad()
-def _rows_of(batch: Batch, model: torch.nn.Module, device: torch.device) -> list[np.ndarray]:
-    if not batch.items:
-        return []
-    images, _ = batch.to_model(device, next(model.parameters()).dtype)
-    return [
-        detection_rows(item, detections)
-        for item, detections in zip(batch.items, model(images), strict=True)
-    ]

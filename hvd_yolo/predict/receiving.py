@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
+import torch
 
 from hvd_yolo import checkpoint, cli
 from hvd_yolo.comm import Comm
@@ -17,11 +18,12 @@ from hvd_yolo.data.sources import Place
 from hvd_yolo.data.streams import FrameBlock, Stream, blocks, shown
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import results_json
+from hvd_yolo.precision import evaluation_amp
 from hvd_yolo.predict.annotated_video import AnnotatedVideo
 from hvd_yolo.predict.detecting import Detected, detect
 from hvd_yolo.predict.output_names import OutputNames, output_names, refuse_output
 from hvd_yolo.predict.outputs import draw, entry_of
-from hvd_yolo.weights.trained import Trained
+from hvd_yolo.weights.trained import Trained, trained_amp
 
 
 def predict_stream(config: PredictConfig, comm: Comm, trained: Trained) -> None:
@@ -64,11 +66,12 @@ def _detect_block(
     detected: Detected,
     video: AnnotatedVideo | None,
 ) -> None:
-    model = trained.model.to(comm.device)
+    model = trained.model.to(comm.device, memory_format=torch.channels_last)
     size = config.imgsz or trained.config.imgsz
     batches = evaluation_batches(block, size, len(block), 0, 1, 0)
     before = len(detected.rows)
-    detect(model, batches, block, lambda i: _output(block.place(i)), folder, comm, detected)
+    amp = evaluation_amp(config.amp, trained_amp(trained.config, comm.device), comm.device)
+    detect(model, batches, block, lambda i: _output(block.place(i)), folder, comm, detected, amp)
     if video is not None:
         for frame, rows in zip(block.frames, detected.rows[before:], strict=True):
             video.write(draw(frame, rows, trained.names))

@@ -10,6 +10,7 @@ from hvd_yolo.config import Config
 from hvd_yolo.data.dataset import Dataset
 from hvd_yolo.data.usable import has_objects
 from hvd_yolo.pace import Pace
+from hvd_yolo.precision import arithmetic
 from hvd_yolo.state import TrainState
 
 
@@ -32,7 +33,7 @@ def banner(
     return (
         f"run: {config.output}\n"
         f"model: {config.model}, {num_parameters:,} parameters, {config.imgsz} pixels, "
-        f"{config.train.dtype if config.train.amp == 'none' else config.train.amp}"
+        f"{arithmetic(config.train, comm.device)}"
         f"{', channels_last' if config.train.channels_last else ''}\n"
         f"data: {config.data}, {len(train_set)} images to train on{evaluated}, "
         f"{len(train_set.names)} classes\n"

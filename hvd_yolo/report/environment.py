@@ -44,9 +44,10 @@ _PREFIXES = (
 )
 
 
-def describe(comm: Comm) -> dict[str, Any]:
-    """Versions, ranks, devices and the environment that matters; every rank calls it, all get the
-    same."""
+def describe(comm: Comm) -> dict[str, Any] | None:
+    """Versions, ranks, devices and the environment that matters, on rank 0, which writes them; None
+    on the others, for hundreds of ranks would ask git and the package lists on one disk. Every rank
+    calls it."""
     ranks = gather_json(
         comm,
         {
@@ -60,6 +61,8 @@ def describe(comm: Comm) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     )
+    if not comm.is_main:
+        return None
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,

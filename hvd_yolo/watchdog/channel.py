@@ -5,7 +5,8 @@ import json
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hvd_yolo.comm import Comm, broadcast_bytes, gather_json
@@ -68,51 +69,66 @@ def connect(comm: Comm) -> tuple[dict[int, Line] | None, list[str]]:
         faces = [face.address for face in own_interfaces()]
         said = json.dumps([token, faces, server.getsockname()[1]]).encode()
         token, addresses, port = json.loads(broadcast_bytes(comm, said))
-        if comm.is_main:
-            over = threading.Event()
-            answering = threading.Thread(target=_answer, args=(server, token, lines, over))
-            answering.start()
-        else:
-            lines = _called(comm.rank, token, addresses, port)
-        # Rank 0 has answered whoever says that it is through.
-        told = gather_json(comm, [comm.is_main or bool(lines), socket.gethostname()])
-        if comm.is_main:
-            over.set()
-            answering.join()
+        with answering(server, token, lines):
+            if not comm.is_main and (line := call(comm.rank, token, addresses, port)):
+                lines[0] = line
+            # Rank 0 has answered whoever says that it is through.
+            told = gather_json(comm, [comm.is_main or bool(lines), socket.gethostname()])
     are_through = all(is_through for is_through, _ in told)
     return lines if are_through else None, [host for _, host in told]
 
 
-def _called(rank: int, token: str, addresses: list[str], port: int) -> dict[int, Line]:
-    """By the first address that leads to rank 0, and not to somebody else."""
+def call(rank: int, token: str, addresses: Sequence[str], port: int) -> Line | None:
+    """A line to the process that knows the token, by the first address that leads to it and not to
+    somebody else; None where none does."""
     for address in addresses:
         try:
             line = Line(socket.create_connection((address, port), _CONNECT_SECONDS))
             line.send(token=token, rank=rank)
             if next(line.receive(), {}).get("token") == token:
-                return {0: line}
+                return line
         except (OSError, ValueError):
             continue
         line.close()
-    return {}
+    return None
 
 
-def _answer(
-    server: socket.socket, token: str, lines: dict[int, Line], over: threading.Event
-) -> None:
-    """Takes in those who know the token, and says it back."""
+@contextmanager
+def answering(server: socket.socket, token: str, lines: dict[int, Line]) -> Iterator[None]:
+    """Inside, whoever calls and knows the token is added to `lines`, by its rank."""
     server.settimeout(0.1)
-    while not over.is_set():
-        try:
-            line = Line(server.accept()[0])
-        except TimeoutError:
-            continue
-        try:
-            hello = next(line.receive(), {})
-        except ValueError:
-            hello = {}
-        if hello.get("token") == token:
-            lines[hello["rank"]] = line
-            line.send(token=token)
-        else:
-            line.close()
+    is_over = threading.Event()
+
+    thread = threading.Thread(target=_answer_all, args=(server, token, lines, is_over))
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _answer_all(
+    server: socket.socket, token: str, lines: dict[int, Line], is_over: threading.Event
+) -> None:
+    while not is_over.is_set():
+        if caller := answer(server, token):
+            lines[caller[0]] = caller[1]
+
+
+def answer(server: socket.socket, token: str) -> tuple[int, Line] | None:
+    """The rank that calls, and its line, if it knows the token, which is said back; None where
+    nobody has called, or a stranger."""
+    try:
+        line = Line(server.accept()[0])
+    except (TimeoutError, BlockingIOError):
+        return None
+    try:
+        hello = next(line.receive(), {})
+    except ValueError:
+        hello = {}
+    if hello.get("token") == token:
+        line.send(token=token)
+        return hello["rank"], line
+    line.close()
+    return None

@@ -1,5 +1,6 @@
 """What a rank is doing, told to whoever asks when it stands still."""
 
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,9 @@ from hvd_yolo.comm import Comm
 from hvd_yolo.memory import resident
 
 T = TypeVar("T")
+
+# Of the memory of a GPU; each takes as long as launching some kernels.
+_SECONDS_BETWEEN_READINGS = 1.0
 
 
 class Mark(NamedTuple):
@@ -29,9 +33,15 @@ class Mark(NamedTuple):
 
 class Pulse:
     """The last mark, and what the rank has done so far: updates, seconds it waited for images and
-    for other ranks; written by the thread that trains, read by the one that watches."""
+    for other ranks; and the bytes that it holds of the memory of its GPU. Written by the thread
+    that trains, read by the one that watches, which never calls CUDA: where a kernel hangs, so
+    would the thread that is to tell."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
+        """device: where the rank computes."""
+        self.gpu_memory = 0
+        self._device = device if device is not None and device.type == "cuda" else None
+        self._memory_read = -math.inf
         self.mark = Mark(0, "the start", False, time.monotonic())
         self.updates = 0
         self.data_wait = 0.0
@@ -42,6 +52,10 @@ class Pulse:
         self.updates = updates
         self.data_wait += data_wait
         self.comm_wait += comm_wait
+        now = time.monotonic()
+        if self._device is not None and now - self._memory_read > _SECONDS_BETWEEN_READINGS:
+            self._memory_read = now
+            self.gpu_memory = torch.cuda.memory_reserved(self._device)
 
     def at(self, phase: str, is_computing: bool = False) -> None:
         """The rank has come to this; said again, that it is getting on with it."""
@@ -101,11 +115,10 @@ class Life(TypedDict):
 def life(comm: Comm, pulse: Pulse) -> Life:
     """That of this rank."""
     mark = pulse.mark
-    is_gpu = comm.device.type == "cuda"
     return Life(
         rank=comm.rank, host=socket.gethostname(), updates=pulse.updates,
         data_wait=pulse.data_wait, comm_wait=pulse.comm_wait, memory=resident(),
-        gpu_memory=torch.cuda.memory_reserved(comm.device) if is_gpu else 0,
+        gpu_memory=pulse.gpu_memory,
         phase=mark.phase, is_waiting=mark.is_waiting, age=time.monotonic() - mark.since,
         silence=0.0,
     )  # fmt: skip
@@ -139,9 +152,8 @@ class WatchedComm:
         """See Comm."""
         phase = self.pulse.wait("the sum of gradients")
         with self._comm.reduced_gradients(optimizer, beside) as sums:
-            if self._comm.device.type == "cuda":
-                # NCCL of torch.distributed lets the host go on.
-                torch.cuda.current_stream().synchronize()
+            # NCCL of torch.distributed lets the host go on; who then waits for ever for the update
+            # says so too, see Step.
             self.pulse.at(phase)
             yield sums
 
@@ -169,6 +181,11 @@ class WatchedComm:
         """See Comm."""
         with self.pulse.waiting("a gather"):
             return self._comm.gather(tensor)
+
+    def exchange(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """See Comm."""
+        with self.pulse.waiting("an exchange"):
+            return self._comm.exchange(parts)
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> Tensor:
         """See Comm."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from hvd_yolo import checkpoint
@@ -11,6 +12,7 @@ from hvd_yolo.data.class_changes import difference, shown
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import build_model
 from hvd_yolo.models.ensemble import Ensemble
+from hvd_yolo.precision import choose_amp
 
 
 class Trained(NamedTuple):
@@ -58,6 +60,14 @@ def _share_value_range(configs: list[Config]) -> None:
             "image cannot be both; evaluate them one by one"
         )
     configs[0].loader.value_range = ranges[0] if ranges else 0.0
+
+
+def trained_amp(config: Config, device: torch.device) -> str:
+    """What a model of this training computes in on `device`: as it was trained, or where that was
+    float32, perhaps on a CPU, as train.amp auto is there."""
+    train = config.train
+    is_low = train.amp in ("bf16", "fp16")
+    return train.amp if is_low else choose_amp("auto", "float32", config.model, device)
 
 
 def read_shares(key: str, text: str, count: int) -> list[float]:

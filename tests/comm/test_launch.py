@@ -100,6 +100,7 @@ def test_threads_and_workers_come_from_the_cpus_there_are(monkeypatch):
     assert launch.loader_workers(-1, 1, torch.device("cpu")) == 0
     assert launch.loader_workers(-1, 1, torch.device("cuda")) == 0
     assert launch.loader_workers(-1, 4, torch.device("cuda")) == 3
+    assert launch.loader_workers(-1, 64, torch.device("cuda")) == 63
 
 
 @needs_mpi

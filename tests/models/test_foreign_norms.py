@@ -10,11 +10,11 @@ from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.config import Config, EvalConfig
 from hvd_yolo.data import open_dataset
 from hvd_yolo.data.loader import evaluation_batches
+from hvd_yolo.ema import Ema
 from hvd_yolo.errors import InputError
 from hvd_yolo.evaluate import evaluate
 from hvd_yolo.models import build_model
 from hvd_yolo.models.trial import try_detector
-from hvd_yolo.optim import Ema
 from hvd_yolo.state import new_state
 from tests.conftest import run_job
 from tests.models.own_norm_detector import (

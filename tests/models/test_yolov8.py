@@ -89,9 +89,9 @@ def test_assignment_by_hand():
     v = 4 / math.pi**2 * (math.atan(3) - math.atan(1.5)) ** 2
     ciou = 0.5 - 36 / (24**2 + 8**2) - v * v / (v - 0.5 + 1)
     alignments = [0.25**0.5, 0.81**0.5 * ciou**6]
-    assert found.scores[0, 0, 0].item() == pytest.approx(1.0, abs=1e-6)
-    assert found.scores[0, 1, 0].item() == pytest.approx(alignments[1] / alignments[0], rel=1e-4)
-    assert found.scores[0, :, 1].sum() == 0
+    assert found.scores(2)[0, 0, 0].item() == pytest.approx(1.0, abs=1e-6)
+    assert found.scores(2)[0, 1, 0].item() == pytest.approx(alignments[1] / alignments[0], rel=1e-4)
+    assert found.scores(2)[0, :, 1].sum() == 0
     assert found.boxes[0, 1].tolist() == [0, 0, 24, 8]
 
 
@@ -104,7 +104,7 @@ def test_a_point_claimed_twice_goes_to_the_larger_overlap():
         scores, boxes, points, true_boxes, torch.tensor([[0, 1]]), torch.ones(1, 2).bool()
     )
     assert found.boxes[0, 0].tolist() == [0, 0, 40, 40]
-    assert found.scores[0, 0].argmax() == 1
+    assert found.scores(2)[0, 0].argmax() == 1
 
 
 def test_an_object_that_no_box_overlaps_well_has_a_target():
@@ -115,7 +115,7 @@ def test_an_object_that_no_box_overlaps_well_has_a_target():
         torch.tensor([[[18.0, 18, 22, 22]]]), torch.tensor([[0]]), torch.tensor([[True]]),
     )  # fmt: skip
     assert found.is_positive.all()
-    assert found.scores.item() == pytest.approx(16 / 1600, rel=1e-4)
+    assert found.scores(1).item() == pytest.approx(16 / 1600, rel=1e-4)
 
 
 def test_padding_of_objects_changes_nothing():

@@ -3,6 +3,7 @@
 import functools
 import importlib.abc
 import importlib.util
+import os
 import sys
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,24 @@ def install() -> None:
         original(backend, *args, **options)
 
     dist.init_process_group = init_process_group
+    # PRETEND_CUDA_NCCL=0: a torch without NCCL.
+    dist.is_nccl_available = lambda: os.environ.get("PRETEND_CUDA_NCCL") != "0"
+    dist.ProcessGroupNCCL = _GroupOverGloo
     sys.meta_path.insert(0, _HorovodFinder())
+
+
+class _GroupOverGloo:
+    """The part of torch.distributed.ProcessGroupNCCL that sums."""
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: Any) -> None:
+        import torch.distributed as dist
+
+        self._group = dist.ProcessGroupGloo(store, rank, size, timeout)
+
+    def allreduce(self, tensors: list[Any]) -> Any:
+        """Begun when it returns; wait() of the result waits for it."""
+        as_cpu = extension().as_cpu
+        return self._group.allreduce([as_cpu(tensor) for tensor in tensors])
 
 
 class _HorovodFinder(importlib.abc.MetaPathFinder):

@@ -19,6 +19,11 @@ def extension() -> ModuleType:
     return _LOADED[NAME]
 
 
+def is_loaded() -> bool:
+    """Whether this process has pretend devices."""
+    return NAME in _LOADED
+
+
 def _load(path: Path) -> ModuleType:
     if "torch" in sys.modules:
         raise ImportError("the pretend device must be loaded before torch is imported")

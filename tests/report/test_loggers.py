@@ -24,6 +24,7 @@ from hvd_yolo.report import Report
 from hvd_yolo.report.loggers import MOST_WAITING, Logger
 from hvd_yolo.report.loggers.lines import Entry, Run, curves
 from hvd_yolo.report.loggers.openmetrics import OpenMetrics
+from hvd_yolo.report.loggers.ranks import RanksFile, seconds_between
 from hvd_yolo.tally import Window
 from tests.conftest import REPOSITORY, run_job
 from tests.report import stores
@@ -393,3 +394,21 @@ def test_curves_leave_out_classes_and_what_is_not_known():
     assert curves({**line, "val_losses": {"box": "nan"}, "time": 1.0}).keys() == {
         "eval/AP", "eval/val_losses.box",
     }  # fmt: skip
+
+
+def test_lines_of_many_ranks_are_thinned_out_and_the_last_is_kept(tmp_path):
+    rows = [{"rank": rank, "host": "a", "updates": 0} for rank in range(64)]
+    (tmp_path / "metrics.jsonl").touch()
+    file = RanksFile(Run(tmp_path, {}, 100, 0))
+    file.open()
+    for step in range(101):
+        line = {"kind": "ranks", "step": step, "seconds": 1.0 * step, "ranks": rows}
+        file.write([Entry(line, 0)])
+    file.close("finished")
+    lines = [json.loads(line) for line in (tmp_path / "ranks.jsonl").read_text().splitlines()]
+    # 1,200 entries a minute beyond those of 8 ranks, and the last line.
+    assert [line["step"] for line in lines] == [*range(0, 100, 3), 100]
+    assert all(len(line["ranks"]) == 64 for line in lines)
+    # Few ranks, and after a month.
+    assert seconds_between(8, 500) == 0
+    assert seconds_between(8, 2_592_000) > 500

@@ -11,7 +11,6 @@ from hvd_yolo import feed
 from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.config import from_yaml
 from hvd_yolo.data import open_dataset
-from hvd_yolo.data.inputs import input_views
 from hvd_yolo.errors import InputError
 from hvd_yolo.pace import make_pace
 from hvd_yolo.report.__main__ import main
@@ -85,7 +84,7 @@ def test_pictures_are_the_inputs_that_the_run_read(runs):
     for update in range(2):
         slot = np.zeros(shown.slot_bytes, dtype=np.uint8)
         filled = shown.fill(update * shown.dealing.passes, slot)
-        views = input_views(slot, len(filled.items), filled.width, filled.height)
+        examples = filled.examples(slot)
         place = 0
         for rank in range(2):
             comm = SingleComm()
@@ -94,13 +93,11 @@ def test_pictures_are_the_inputs_that_the_run_read(runs):
             for number in range(pace.dealing.passes):
                 own = np.zeros(read.slot_bytes, dtype=np.uint8)
                 part = read.fill(update * pace.dealing.passes + number, own)
-                images = input_views(own, len(part.items), part.width, part.height)
-                for image, item in zip(images, part.items, strict=True):
-                    if place < len(filled.items):
-                        assert (image == views[place]).all()
-                        assert (item.boxes == filled.items[place].boxes).all()
+                for example in part.examples(own):
+                    if place < len(examples):
+                        assert all(map(np.array_equal, example, examples[place]))
                     place += 1
-        assert place >= len(filled.items) > 0
+        assert place >= len(examples) > 0
 
 
 def test_a_run_that_has_just_begun_has_a_report(runs):

@@ -1,7 +1,8 @@
-"""What the ranks do: ranks.jsonl, a line at each train line, and ranks.json, now."""
+"""What the ranks do: ranks.jsonl, a line at train lines, and ranks.json, now."""
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +21,31 @@ COUNTS = ("rank", "host", "updates", "data_wait", "comm_wait", "memory", "gpu_me
 Lives = Callable[[], Sequence[Mapping[str, Any]]]
 
 
+# A line of ranks.jsonl has an entry for each rank: of so many ranks on there is not a line for each
+# train line, but so many entries a minute.
+_RANKS_WITHOUT_LIMIT = 8
+_ENTRIES_A_MINUTE = 1200
+# And the longer a run, the fewer, so that the file of a month can be read.
+_SECONDS_WITHOUT_LIMIT = 600
+_SHARE_OF_RUN = 1 / 5000
+
+
+def seconds_between(num_ranks: int, seconds: float) -> float:
+    """Seconds between two lines of ranks.jsonl, `seconds` after the start."""
+    limited = max(0, num_ranks - _RANKS_WITHOUT_LIMIT)
+    long = max(0, seconds - _SECONDS_WITHOUT_LIMIT)
+    return max(60 * limited / _ENTRIES_A_MINUTE, long * _SHARE_OF_RUN)
+
+
 class RanksFile:
-    """ranks.jsonl; lines of updates that are made again are cut off when a run goes on."""
+    """ranks.jsonl; lines of updates that are made again are cut off when a run goes on. The first
+    line and the last are always there, those between as seconds_between() says."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._path = run.folder / "ranks.jsonl"
+        self._written = -math.inf
+        self._unwritten: dict[str, Any] | None = None
 
     def open(self) -> None:
         """See Store."""
@@ -45,12 +65,25 @@ class RanksFile:
 
     def write(self, entries: Sequence[Entry]) -> None:
         """See Store."""
-        lines = [{k: v for k, v in entry.line.items() if k != "kind"} for entry in entries]
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        lines = []
+        for entry in entries:
+            line = {k: v for k, v in entry.line.items() if k != "kind"}
+            seconds = line["seconds"]
+            if seconds - self._written >= seconds_between(len(line["ranks"]), seconds):
+                self._written, self._unwritten = seconds, None
+                lines.append(line)
+            else:
+                self._unwritten = line
+        self._append(lines)
 
     def close(self, outcome: str) -> None:
         """See Store."""
+        if self._unwritten is not None:
+            self._append([self._unwritten])
+
+    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 class Heartbeat:

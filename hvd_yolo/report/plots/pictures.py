@@ -15,7 +15,7 @@ from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.config import Config
 from hvd_yolo.data.dataset import Dataset, UnreadableImage
 from hvd_yolo.data.drawing import class_colour, draw_box
-from hvd_yolo.data.inputs import TrainingInputs, input_views
+from hvd_yolo.data.inputs import TrainingInputs
 from hvd_yolo.evaluate.confusion import Matches, faults_by_image
 from hvd_yolo.evaluate.scoring import Table
 from hvd_yolo.pace import make_pace
@@ -58,13 +58,12 @@ def training_updates(config: Config, size: int, train_set: Dataset) -> list[Gall
     for update in range(2):
         slot = np.empty(inputs.slot_bytes, dtype=np.uint8)
         filled = inputs.fill(update * inputs.dealing.passes, slot)
-        views = input_views(slot, len(filled.items), filled.width, filled.height)
         photos, seen = [], set()
-        for image, item in zip(views, filled.items, strict=True):
+        for image, boxes, labels in filled.examples(slot):
             scaled, scale = _cut(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _TRAINING_SIZE)
-            _draw_classes(scaled, item.boxes * scale, item.labels, train_set.names)
-            seen |= set(item.labels.tolist())
-            photos.append(Photo(scaled, f"{len(item.boxes)} objects"))
+            _draw_classes(scaled, boxes * scale, labels, train_set.names)
+            seen |= set(labels.tolist())
+            photos.append(Photo(scaled, f"{len(boxes)} objects"))
         if not photos:
             # None of its images could be read.
             continue

@@ -6,7 +6,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from hvd_yolo.comm import agree, broadcast_bytes, connect, gather_json
+from hvd_yolo.comm import agree, broadcast_bytes, connect, gather_json, send_to_main
 from hvd_yolo.config import CommConfig
 from hvd_yolo.errors import InputError
 
@@ -24,6 +24,17 @@ def check_collectives(comm):
     assert all((p == r).all() for r, p in enumerate(parts))
     everyone_empty = comm.gather(torch.zeros(0, 7))
     assert [tuple(p.shape) for p in everyone_empty] == [(0, 7)] * comm.size
+
+    # Rank r has s rows of 10 r + s for rank s, so nothing for rank 0.
+    parts = [torch.full((s, 3), 10 * comm.rank + s, dtype=torch.int32) for s in range(comm.size)]
+    for r, part in enumerate(comm.exchange(parts)):
+        assert part.shape == (comm.rank, 3)
+        assert (part == 10 * r + comm.rank).all()
+    nothing = comm.exchange([torch.zeros(0, 2).double()] * comm.size)
+    assert [(tuple(p.shape), p.dtype) for p in nothing] == [((0, 2), torch.float64)] * comm.size
+    on_main = send_to_main(comm, torch.full((comm.rank + 1,), float(comm.rank)))
+    assert [len(p) for p in on_main] == [(r + 1) * comm.is_main for r in range(comm.size)]
+    assert all((p == r).all() for r, p in enumerate(on_main))
 
     root = comm.size - 1
     assert comm.broadcast(torch.tensor([comm.rank * 10.0]), root).item() == root * 10

@@ -212,6 +212,23 @@ inline bool only_returns_views(const c10::FunctionSchema& schema) {
   return !schema.returns().empty();
 }
 
+// softmax of half precision to float32 is one kernel on CUDA, and the CPU's has no such form: the
+// conversion is made before it, or after the kernel of the backward pass, by take_back.
+inline void replace_mixed_softmax(const Call& call) {
+  auto argument = [&](size_t i) -> IValue& { return (*call.stack)[call.first + i]; };
+  if (call.name == "aten::_softmax.out" || call.name == "aten::_log_softmax.out") {
+    if (argument(2).toBool()) argument(0) = argument(0).toTensor().to(at::kFloat);
+    argument(2) = false;
+  }
+  if (call.name == "aten::_softmax_backward_data.out" ||
+      call.name == "aten::_log_softmax_backward_data.out") {
+    auto gradient = argument(0).toTensor();
+    argument(3) = (int64_t)gradient.scalar_type();
+    if (argument(4).toTensor().scalar_type() != gradient.scalar_type())
+      argument(4) = at::empty_like(gradient);
+  }
+}
+
 inline void fallback(const c10::OperatorHandle& op, Stack* stack) {
   at::AutoDispatchBelowADInplaceOrView below;
   raise_deferred_fault();
@@ -237,6 +254,7 @@ inline void fallback(const c10::OperatorHandle& op, Stack* stack) {
       });
   }
   Generator* generator = convert_arguments(call);
+  replace_mixed_softmax(call);
   std::vector<IValue> used(stack->begin() + first, stack->end());
   if (generator) generator->set_device(Device(c10::DeviceType::CPU));
   try {
