@@ -14,13 +14,12 @@ from hvd_yolo.data.loader import Batch
 from hvd_yolo.divergence import BadUpdates, FiniteBuffers
 from hvd_yolo.errors import InputError
 from hvd_yolo.gradients import step_gradients
-from hvd_yolo.interval import Interval
 from hvd_yolo.local_sgd import LocalRounds
 from hvd_yolo.models.freezing import keep_frozen_statistics
 from hvd_yolo.models.losses import Losses, LossesOf, as_losses
 from hvd_yolo.optim import match_layout
 from hvd_yolo.outcome import Outcome, Outcomes, Stopwatch
-from hvd_yolo.pace import Pace
+from hvd_yolo.pace import Interval, Pace
 from hvd_yolo.precision import autocast
 from hvd_yolo.state import TrainState
 from hvd_yolo.stopping import StopRequest
