@@ -116,7 +116,7 @@ def syncs(settings: dict[str, Any], file: Path) -> None:
     comm = connect(CommConfig("single"), "cuda")
     rows = []
     for model in settings["models"]:
-        step, state, batches = prepared(options_of(settings, model), comm)
+        step, state, batches = prepared(options_of(settings, model, "--train.amp", "bf16"), comm)
         for _ in range(settings["warmup"]):
             step.update(state, batches)
         torch.cuda.synchronize()

@@ -33,6 +33,8 @@ def main(_):
     comm = connect(CommConfig(), "cpu")
     train_set = open_dataset(options.data, "train")
     state = new_state(options, 6, comm.device)
+    # Counting objects draws the images, which then lie in memory before it is measured.
+    autobatch._densest_images(train_set, is_mosaic=True)
     if TOLD == "ADDRESS_SPACE":
         limit = _status("VmSize") + 300 * 10**6
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
