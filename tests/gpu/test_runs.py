@@ -135,7 +135,7 @@ def test_the_batch_size_is_found_from_the_memory(python, is_pretend, tmp_path):
         pytest.skip("a real GPU's memory takes minutes to fill")
     sizes = []
     for megabytes in (150, 300):
-        options = (*SMALL, "--data", "shapes:64", "--batch_size", "-1", "--max_updates", "1")
+        options = (*SMALL, "--data", "shapes:1000", "--batch_size", "-1", "--max_updates", "1")
         done = run(
             python, 1, "none", *TRAIN, "--output", str(tmp_path / str(megabytes)), *options,
             PRETEND_CUDA_MEMORY=str(megabytes << 20),
