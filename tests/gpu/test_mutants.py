@@ -70,7 +70,7 @@ def run_in(folder, *arguments):
 def count_steps(folder, model):
     """The run, and the host-device synchronizations of a step where it got that far."""
     arguments = (
-        "--device", "cuda", "--data", "shapes:16", "--imgsz", "64", "--batch_size", "2",
+        "--device", "cuda", "--data", "shapes:64", "--imgsz", "64", "--batch_size", "2",
         "--workers", "0", "--model", model, "--output", str(folder / "run"), *QUIET,
     )  # fmt: skip
     file = folder / "steps.json"
@@ -99,7 +99,7 @@ def test_a_planted_fault_is_noticed(name, usual, tmp_path):
         assert done.returncode != 0
         assert fault.message in done.stdout + done.stderr
     else:
-        assert done.returncode != 0 or syncs >= usual + 1, done.stderr[-2000:]
+        assert done.returncode != 0 or syncs > usual + 0.5, done.stderr[-2000:]
 
 
 def test_autocast_for_the_wrong_device_is_noticed(usual, tmp_path):
