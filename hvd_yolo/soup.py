@@ -48,7 +48,7 @@ class _Kitchen:
         self.model = build_model(
             trained.model, len(names), limits.conf, limits.iou, limits.max_detections
         ).to(comm.device, memory_format=torch.channels_last)
-        self.amp = evaluation_amp(limits.amp, trained_amp(trained, comm.device), comm.device)
+        self.amp = evaluation_amp(limits.amp, trained_amp(trained), comm.device)
 
     def batches(self, dataset: Dataset) -> Iterable[Batch]:
         """This rank's share."""

@@ -78,8 +78,8 @@ class PredictConfig:
         conf: detections below this score are dropped.
         iou: overlap above which the weaker of two detections of one class is dropped.
         max_detections: detections kept an image.
-        amp: forward passes in none (float32), bf16, fp16, or auto: on a GPU as train.amp auto is
-            there, on the CPU none.
+        amp: forward passes in none (float32), bf16, fp16, or auto: on a GPU as in the
+            training, on the CPU none.
         fuse: how the detections of an ensemble are joined.
         comm: how ranks talk.
     """

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     size = config.imgsz or trained.config.imgsz
     block = config.eval.batch_size or config.batch_size
     batches = open_evaluation(dataset, size, block, config.workers, comm)
-    amp = evaluation_amp(config.eval.amp, trained_amp(trained.config, comm.device), comm.device)
+    amp = evaluation_amp(config.eval.amp, trained_amp(trained.config), comm.device)
     found = evaluate(model, dataset, batches, comm, config.eval, classes, amp)
     if dataset.has_truth:
         warn_of_limits(found.table, config.eval, comm)

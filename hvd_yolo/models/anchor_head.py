@@ -97,8 +97,10 @@ class AnchorHead(nn.Module):
         return [ClassRows(conv, self.anchors.shape[1], 5) for conv in self.m]
 
     def decode(self, prediction: AnchorPrediction) -> tuple[Tensor, Tensor]:
-        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
-        return prediction.boxes(), prediction.scores()
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K), in float32 or better."""
+        levels = [level.to(exact_type(level)) for level in prediction.levels]
+        exact = prediction._replace(levels=levels)
+        return exact.boxes(), exact.scores()
 
     def select(
         self, prediction: AnchorPrediction, conf: float, iou: float, max_detections: int

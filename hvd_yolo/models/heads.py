@@ -11,7 +11,7 @@ from hvd_yolo.models import selection
 from hvd_yolo.models.blocks import ConvNormAct, depthwise
 from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import DISTANCE_BINS, Prediction, grid_points
-from hvd_yolo.models.losses import Losses, Targets, aligned_losses
+from hvd_yolo.models.losses import Losses, Targets, aligned_losses, exact_type
 
 
 class DetectHead(nn.Module):
@@ -70,8 +70,10 @@ class DetectHead(nn.Module):
         return [ClassRows(tower[-1]) for tower in self.class_towers]
 
     def decode(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
-        return prediction.boxes(), prediction.logits.sigmoid()
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K), in float32 or better."""
+        dtype = exact_type(prediction.logits)
+        exact = Prediction(*(part.to(dtype) for part in prediction))
+        return exact.boxes(), exact.logits.sigmoid()
 
     def select(
         self, prediction: Prediction, conf: float, iou: float, max_detections: int

@@ -102,9 +102,10 @@ class DecoupledHead(nn.Module):
         return [ClassRows(layer) for layer in self.cls_preds]
 
     def decode(self, prediction: CellPrediction) -> tuple[Tensor, Tensor]:
-        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K)."""
-        scores = prediction.logits.sigmoid() * prediction.objectness.sigmoid()[..., None]
-        return prediction.boxes(), scores
+        """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, K), in float32 or better."""
+        dtype = exact_type(prediction.logits)
+        exact = CellPrediction(*(part.to(dtype) for part in prediction))
+        return exact.boxes(), exact.logits.sigmoid() * exact.objectness.sigmoid()[..., None]
 
     def select(
         self, prediction: CellPrediction, conf: float, iou: float, max_detections: int

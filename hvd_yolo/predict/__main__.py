@@ -106,7 +106,7 @@ def _detect(
 ) -> Detected:
     """What this rank's share holds; its pictures and texts are written."""
     model = trained.model.to(comm.device, memory_format=torch.channels_last)
-    amp = evaluation_amp(config.amp, trained_amp(trained.config, comm.device), comm.device)
+    amp = evaluation_amp(config.amp, trained_amp(trained.config), comm.device)
     size = config.imgsz or trained.config.imgsz
     batches = open_evaluation(sources, size, config.batch_size, config.workers, comm)
     detected = Detected()

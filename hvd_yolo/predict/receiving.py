@@ -70,7 +70,7 @@ def _detect_block(
     size = config.imgsz or trained.config.imgsz
     batches = evaluation_batches(block, size, len(block), 0, 1, 0)
     before = len(detected.rows)
-    amp = evaluation_amp(config.amp, trained_amp(trained.config, comm.device), comm.device)
+    amp = evaluation_amp(config.amp, trained_amp(trained.config), comm.device)
     detect(model, batches, block, lambda i: _output(block.place(i)), folder, comm, detected, amp)
     if video is not None:
         for frame, rows in zip(block.frames, detected.rows[before:], strict=True):

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from hvd_yolo import checkpoint
@@ -12,7 +11,6 @@ from hvd_yolo.data.class_changes import difference, shown
 from hvd_yolo.errors import InputError
 from hvd_yolo.models import build_model
 from hvd_yolo.models.ensemble import Ensemble
-from hvd_yolo.precision import choose_amp
 
 
 class Trained(NamedTuple):
@@ -62,12 +60,9 @@ def _share_value_range(configs: list[Config]) -> None:
     configs[0].loader.value_range = ranges[0] if ranges else 0.0
 
 
-def trained_amp(config: Config, device: torch.device) -> str:
-    """What a model of this training computes in on `device`: as it was trained, or where that was
-    float32, perhaps on a CPU, as train.amp auto is there."""
-    train = config.train
-    is_low = train.amp in ("bf16", "fp16")
-    return train.amp if is_low else choose_amp("auto", "float32", config.model, device)
+def trained_amp(config: Config) -> str:
+    """The train.amp of a finished training, none where a config does not say it."""
+    return "none" if config.train.amp == "auto" else config.train.amp
 
 
 def read_shares(key: str, text: str, count: int) -> list[float]:

@@ -94,7 +94,7 @@ def test_evaluation_is_the_cpus(weights, is_pretend, capsys):
     for device in ("cpu", "cuda"):
         evaluate_main([
             "--weights", weights, "--data", "shapes:16", "--imgsz", "64", "--device", device,
-            "--workers", "0", "--eval.loss", "true",
+            "--workers", "0", "--eval.loss", "true", "--eval.amp", "none",
         ])  # fmt: skip
         scores[device] = json.loads(capsys.readouterr().out.splitlines()[-1])
     for name in (*evaluate.scoring.COCO_NUMBERS, "val_loss", "precision"):
@@ -111,7 +111,7 @@ def test_prediction_is_the_cpus(weights, is_pretend, tmp_path):
         predict_main([
             "--weights", weights, "--source", str(tmp_path / "in"), "--device", device,
             "--output", str(tmp_path / device), "--conf", "0.1", "--workers", "0",
-            "--imgsz", "64",
+            "--imgsz", "64", "--amp", "none",
         ])  # fmt: skip
         results[device] = json.loads((tmp_path / device / "detections.json").read_text())
     assert len(results["cpu"]) == len(results["cuda"]) > 0
@@ -134,8 +134,8 @@ def test_the_batch_size_is_found_from_the_memory(python, is_pretend, tmp_path):
     if not is_pretend:
         pytest.skip("a real GPU's memory takes minutes to fill")
     sizes = []
-    for megabytes in (150, 300):
-        options = (*SMALL, "--data", "shapes:1000", "--batch_size", "-1", "--max_updates", "1")
+    for megabytes in (75, 150):
+        options = (*SMALL, "--data", "shapes:4000", "--batch_size", "-1", "--max_updates", "1")
         done = run(
             python, 1, "none", *TRAIN, "--output", str(tmp_path / str(megabytes)), *options,
             PRETEND_CUDA_MEMORY=str(megabytes << 20),
