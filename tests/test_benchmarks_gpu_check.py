@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from benchmarks.gpu_check_parts import Outcome, PartError, run
+from benchmarks.gpu_check_rank import waits_of
 from benchmarks.gpu_check_report import BEGIN, END, write_report
 from benchmarks.results import REPOSITORY, commit
 
@@ -20,7 +21,10 @@ FOUND = {
         {"model": "yolov8x", "variant": "bf16", "why": "out of time"},
     ]),
     "syncs": Outcome("good", "2", [
-        {"model": "yolov8n", "syncs": 2, "by_name": {"cudaEventSynchronize": 2}},
+        {
+            "model": "yolov8n", "syncs": 2.0, "by_name": {"cudaEventSynchronize": 2.0},
+            "launches": 1000.5,
+        },
     ]),
 }  # fmt: skip
 SECONDS = {"rates": 200.0, "syncs": 3.0}
@@ -57,7 +61,7 @@ def test_a_report_replaces_its_own_part_of_the_document_alone(tmp_path):
     assert f"at commit `{commit(REPOSITORY)}`" in text
     assert "| yolov8n | 1234.5 (2.0) |" in text
     assert "| yolov8x | - |" in text
-    assert "| yolov8n | 2 | 2 cudaEventSynchronize |" in text
+    assert "| yolov8n | 2 | 2 cudaEventSynchronize | 1000 |" in text
     assert json.loads((tmp_path / "gpu_check.json").read_text())["is_pretend"] is False
 
 
@@ -69,3 +73,20 @@ def test_a_pretend_report_leaves_the_real_one_and_says_what_it_is(tmp_path):
     assert "PRETEND DEVICE" in file.read_text()
     assert file.name == "gpu_check.pretend.md"
     assert json.loads((tmp_path / "gpu_check.pretend.json").read_text())["is_pretend"] is True
+
+
+def test_waits_among_the_events_of_the_profiler():
+    names = [
+        "aten::conv2d", "cudaLaunchKernel", "cudaStreamWaitEvent", "cudaEventRecord",
+        "cudaMemcpyAsync", "cudaEventSynchronize", "cudaEventSynchronize", "cudaStreamSynchronize",
+        "cudaDeviceSynchronize", "cudaMemcpy", "Memcpy HtoD (Pinned -> Device)",
+    ]  # fmt: skip
+    expected = {
+        "cudaEventSynchronize": 2, "cudaStreamSynchronize": 1, "cudaDeviceSynchronize": 1,
+        "cudaMemcpy": 1,
+    }  # fmt: skip
+    assert waits_of(names) == expected
+    # The copy is the one that the stream was waited for.
+    blocking = "Memcpy DtoH (Device -> Pageable)"
+    assert waits_of([*names, blocking]) == expected
+    assert waits_of([*names, blocking, blocking]).total() == 6
