@@ -1,6 +1,7 @@
 """What benchmarks/gpu_check.py promises beside its measurements: parts that end in time, a report
 that names its commit, and no figure of a pretend device among real ones."""
 
+import argparse
 import json
 import shutil
 import sys
@@ -9,7 +10,8 @@ import time
 import psutil
 import pytest
 
-from benchmarks.gpu_check_parts import Outcome, PartError, run
+from benchmarks import gpu_check
+from benchmarks.gpu_check_parts import Context, Outcome, PartError, run
 from benchmarks.gpu_check_rank import waits_of
 from benchmarks.gpu_check_report import BEGIN, END, write_report
 from benchmarks.results import REPOSITORY, commit
@@ -90,3 +92,20 @@ def test_waits_among_the_events_of_the_profiler():
     blocking = "Memcpy DtoH (Device -> Pageable)"
     assert waits_of([*names, blocking]) == expected
     assert waits_of([*names, blocking, blocking]).total() == 6
+
+
+def test_a_part_that_raises_leaves_the_others(tmp_path, monkeypatch):
+    def raise_error(context, seconds):
+        return json.loads((context.folder / "not_there.json").read_text())
+
+    parts = {
+        "first": gpu_check.Part(raise_error, 5),
+        "second": gpu_check.Part(lambda context, seconds: Outcome("good", f"{seconds:.0f}"), 5),
+    }
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
+    asked = argparse.Namespace(parts="first,second", budget=60, pretend=True, smoke=True)
+    context = Context(is_pretend=True, folder=tmp_path, sizes=SIZES)
+    outcomes = gpu_check.run_parts(asked, context, "none")
+    assert outcomes["first"].status == "failed"
+    assert "FileNotFoundError" in outcomes["first"].detail
+    assert outcomes["second"] == Outcome("good", "25")
