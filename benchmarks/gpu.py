@@ -40,6 +40,7 @@ from hvd_yolo.data import open_dataset
 from hvd_yolo.models import largest_stride
 from hvd_yolo.models.losses import own_losses
 from hvd_yolo.pace import make_pace
+from hvd_yolo.precision import set_arithmetic
 from hvd_yolo.state import new_state, share_state
 from hvd_yolo.step import Step
 from hvd_yolo.stopping import StopRequest
@@ -90,6 +91,7 @@ trainer.train()
 def our_rank(asked: dict[str, Any], options: list[str]) -> None:
     """The program of a rank of ours; rank 0 writes what it found."""
     config = load(options)
+    set_arithmetic(config.train, not (config.order.multi_scale or config.order.rect))
     comm = connect(config.comm, config.device)
     train_set = open_dataset(config.data, "train")
     state = new_state(config, len(train_set.names), comm.device)

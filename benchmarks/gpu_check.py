@@ -42,6 +42,7 @@ from benchmarks.gpu_check_parts import (
 )
 from benchmarks.gpu_check_report import write_report
 from benchmarks.results import REPOSITORY, write_results
+from hvd_yolo.errors import InputError
 
 MODELS = ("yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x")
 REAL = {"models": MODELS, "imgsz": 640, "batch": 16, "warmup": 5, "steps": 20, "tests": ""}
@@ -59,12 +60,14 @@ class Part(NamedTuple):
 PARTS = {
     "build": Part(build_horovod, 240),
     "syncs": Part(count_syncs, 60),
-    "resume": Part(check_resume, 60),
+    "resume": Part(check_resume, 75),
     "shared": Part(check_shared, 60),
     "tests": Part(run_tests, 150),
     "rates": Part(measure_rates, 240),
 }
 SMOKE_PARTS = "syncs"
+# What a part may raise over a file that a process left incomplete, or did not leave.
+UNFORESEEN = (OSError, ValueError, RuntimeError, LookupError, InputError)
 # The pretend device computes on the CPU.
 PRETEND_FACTOR = 5
 FOLDER = Path(__file__).parent
@@ -123,7 +126,10 @@ def run_parts(asked: argparse.Namespace, context: Context, device: str) -> dict[
         if allowed < 1:
             outcomes[name] = Outcome("failed", "no time was left")
         else:
-            outcomes[name] = PARTS[name].check(context, allowed)
+            try:
+                outcomes[name] = PARTS[name].check(context, allowed)
+            except UNFORESEEN as error:
+                outcomes[name] = Outcome("failed", f"{type(error).__name__}: {error}")
         seconds[name] = time.monotonic() - started
         found = outcomes[name]
         print(f"{name}: {found.status}, {seconds[name]:.0f} s: {found.detail}", flush=True)

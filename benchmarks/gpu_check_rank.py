@@ -9,11 +9,10 @@ that is ended for its time leaves the rows that it has.
 import itertools
 import json
 import re
-import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from hvd_yolo.models import largest_stride
 from hvd_yolo.models.losses import own_losses
 from hvd_yolo.out_of_memory import describe, is_out_of_memory
 from hvd_yolo.pace import make_pace
+from hvd_yolo.precision import set_arithmetic
 from hvd_yolo.state import TrainState, new_state, share_state
 from hvd_yolo.step import Step
 from hvd_yolo.stopping import StopRequest
@@ -37,15 +37,28 @@ from hvd_yolo.stopping import StopRequest
 # The classes of COCO; the drawn images have fewer.
 NUM_CLASSES = 80
 NUM_BATCHES = 2
+# Updates that are counted together, and those before, in which queues fill.
+NUM_COUNTED, NUM_BEFORE = 6, 3
 # Calls of CUDA's runtime that return when the device is done, as torch.profiler names them.
 WAITS = re.compile(r"cuda(Stream|Event|Device)Synchronize$|cuCtxSynchronize$|cudaMemcpy$")
 # A copy of pageable memory waits too, whatever it is called with.
 PAGEABLE = re.compile(r"Memcpy (HtoD \(Pageable -> Device\)|DtoH \(Device -> Pageable\))")
+LAUNCHES = re.compile(r"cu(da)?LaunchKernel")
 
 
-def prepared(options: list[str], comm: Comm) -> tuple[Step, TrainState, Iterator[Batch]]:
-    """A step, its state, and batches that are made before the first step."""
+def configured(options: list[str]) -> Config:
+    """The config of the options; torch computes as it says, as in hvd_yolo.start."""
     config = load(options)
+    set_arithmetic(config.train, not (config.order.multi_scale or config.order.rect))
+    return config
+
+
+def prepared(
+    options: list[str], comm: Comm, num_batches: int = 0
+) -> tuple[Step, TrainState, Iterator[Batch]]:
+    """A step, its state, and the batches of a loader, or so many that are made and copied before
+    the first step."""
+    config = configured(options)
     train_set = open_dataset(config.data, "train")
     state = new_state(config, NUM_CLASSES, comm.device)
     pace = make_pace(config, len(train_set), comm.size)
@@ -53,13 +66,16 @@ def prepared(options: list[str], comm: Comm) -> tuple[Step, TrainState, Iterator
     step = Step(config, comm, pace, StopRequest(), print, own_losses)
     step.prepare(state)
     stride = largest_stride(state.model)
-    batches = repeated_batches(config, comm, train_set, pace, stride, NUM_BATCHES)
+    if num_batches:
+        batches = repeated_batches(config, comm, train_set, pace, stride, num_batches)
+    else:
+        batches = feed.open_training(config, comm, train_set, pace, stride, (0, 0))
     return step, state, batches
 
 
-def options_of(settings: dict[str, Any], model: str, *others: str) -> list[str]:
-    """Those of hvd_yolo."""
-    images = settings["batch"] * NUM_BATCHES
+def options_of(settings: dict[str, Any], model: str, num_batches: int, *others: str) -> list[str]:
+    """Those of hvd_yolo, with an epoch of so many batches."""
+    images = settings["batch"] * num_batches
     return [
         "--model", model, "--data", f"shapes:{images}", "--imgsz", str(settings["imgsz"]),
         "--batch_size", str(settings["batch"]), "--device", "cuda", *others,
@@ -79,7 +95,7 @@ def rates(settings: dict[str, Any], file: Path) -> None:
         if time.monotonic() - began > settings["deadline"]:
             row["why"] = "out of time"
         else:
-            row |= _rate(options_of(settings, model, *others), comm, settings)
+            row |= _rate(options_of(settings, model, NUM_BATCHES, *others), comm, settings)
         file.write_text(json.dumps(rows))
 
 
@@ -88,7 +104,7 @@ def _rate(options: list[str], comm: Comm, settings: dict[str, Any]) -> dict[str,
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        step, state, batches = prepared(options, comm)
+        step, state, batches = prepared(options, comm, NUM_BATCHES)
         for _ in range(settings["warmup"]):
             step.update(state, batches)
         torch.cuda.synchronize()
@@ -99,9 +115,9 @@ def _rate(options: list[str], comm: Comm, settings: dict[str, Any]) -> dict[str,
     except InputError as error:
         return {"why": str(error)}
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return {"why": describe(error)}
+        # One that does not compile leaves the others their rows.
+        is_full = is_out_of_memory(error)
+        return {"why": describe(error) if is_full else str(error).partition("\n")[0]}
     seconds = time.perf_counter() - started
     return {
         "images_per_s": settings["steps"] * settings["batch"] / seconds,
@@ -111,39 +127,69 @@ def _rate(options: list[str], comm: Comm, settings: dict[str, Any]) -> dict[str,
 
 
 def syncs(settings: dict[str, Any], file: Path) -> None:
-    """Host-device synchronizations of an update, and kernels launched; settings: as rates, and
-    is_pretend."""
+    """Host-device synchronizations and launches of an update that ends no epoch, with the batches
+    of a loader; settings: as rates, and is_pretend."""
     comm = connect(CommConfig("single"), "cuda")
+    count = _pretend_counts if settings["is_pretend"] else _profiled_counts
     rows = []
     for model in settings["models"]:
-        step, state, batches = prepared(options_of(settings, model, "--train.amp", "bf16"), comm)
-        for _ in range(settings["warmup"]):
+        num_batches = NUM_BEFORE + NUM_COUNTED + 1
+        others = ("--train.amp", "bf16", "--workers", "0")
+        options = options_of(settings, model, num_batches, *others)
+        step, state, batches = prepared(options, comm)
+        for _ in range(NUM_BEFORE):
             step.update(state, batches)
-        torch.cuda.synchronize()
-        count = _pretend_count if settings["is_pretend"] else _profiled_count
-        counts = [count(step, state, batches) for _ in range(settings["steps"])]
-        # Of some updates, for one may clean up after others.
-        middle = statistics.median_low([sum(one.values()) for one in counts])
-        by_name = next(one for one in counts if sum(one.values()) == middle)
-        rows.append({"model": model, "syncs": middle, "by_name": dict(by_name)})
+        waits, launches = count(step, state, batches)
+        by_name = {name: number / NUM_COUNTED for name, number in waits.items()}
+        rows.append({
+            "model": model, "syncs": sum(by_name.values()), "by_name": by_name,
+            "launches": launches / NUM_COUNTED,
+        })  # fmt: skip
         file.write_text(json.dumps(rows))
 
 
-def _profiled_count(step: Step, state: TrainState, batches: Iterator[Batch]) -> Counter[str]:
+def waits_of(names: Iterable[str]) -> Counter[str]:
+    """Of the names of events of the profiler, those of host-device synchronizations.
+
+    A blocking copy of pageable memory is a copy and a wait for its stream: it counts once.
+    """
+    names = list(names)
+    waits = Counter(name for name in names if WAITS.search(name))
+    num_pageable = sum(bool(PAGEABLE.search(name)) for name in names)
+    if num_pageable > waits["cudaStreamSynchronize"]:
+        waits["copy of pageable memory"] = num_pageable - waits["cudaStreamSynchronize"]
+    return +waits
+
+
+def _profiled_counts(
+    step: Step, state: TrainState, batches: Iterator[Batch]
+) -> tuple[Counter[str], int]:
+    """Host-device synchronizations of NUM_COUNTED updates by name, and kernels launched."""
+    # The profiler itself waits for the device at its end.
+    own = waits_of(_profiled_names(step, state, batches, 0))
+    names = _profiled_names(step, state, batches, NUM_COUNTED)
+    return waits_of(names) - own, sum(bool(LAUNCHES.match(name)) for name in names)
+
+
+def _profiled_names(
+    step: Step, state: TrainState, batches: Iterator[Batch], num_updates: int
+) -> list[str]:
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
-        step.update(state, batches)
-        # Without a wait for the device, which would count.
-    names = [event.name for event in profile.events()]
-    return Counter(name for name in names if WAITS.search(name) or PAGEABLE.search(name))
+        for _ in range(num_updates):
+            step.update(state, batches)
+    return [event.name for event in profile.events()]
 
 
-def _pretend_count(step: Step, state: TrainState, batches: Iterator[Batch]) -> Counter[str]:
-    from tests.pretend_cuda.counts import counted_syncs
+def _pretend_counts(
+    step: Step, state: TrainState, batches: Iterator[Batch]
+) -> tuple[Counter[str], int]:
+    from tests.pretend_cuda.counts import counted_launches, counted_syncs
 
-    with counted_syncs() as counts:
-        step.update(state, batches)
-    return Counter({str(place): number for place, number in counts.items()})
+    with counted_syncs() as waits, counted_launches() as launches:
+        for _ in range(NUM_COUNTED):
+            step.update(state, batches)
+    return waits, launches.total()
 
 
 def shared(settings: dict[str, Any], file: Path) -> None:
@@ -173,7 +219,7 @@ def shared(settings: dict[str, Any], file: Path) -> None:
 
 def _exact(settings: dict[str, Any]) -> Config:
     """Float64 and SyncBatchNorm, with which the number of ranks changes rounding alone."""
-    return load([
+    return configured([
         "--model", settings["model"], "--data", f"shapes:{settings['images']}", "--imgsz",
         str(settings["imgsz"]), "--global_batch", "4", "--train.dtype", "float64", "--train.amp",
         "none", "--train.sync_bn", "true", "--optim.name", "sgd", "--device", "cuda", "--workers",

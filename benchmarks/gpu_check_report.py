@@ -52,7 +52,8 @@ def as_markdown(content: dict[str, Any]) -> str:
         f"## {title}\n",
         f"`make gpu-check` at commit `{content['commit'] or 'unknown'}`, {content['device']}, "
         f"torch {content['torch']}; {sizes['imgsz']} px, {sizes['batch']} images, "
-        f"{sizes['steps']} updates after {sizes['warmup']}, batches made before.\n",
+        f"{sizes['steps']} updates after {sizes['warmup']}; images/s with batches made before, "
+        "synchronizations with those of a loader.\n",
         "| part | | seconds | |\n|---|---|---|---|",
     ]
     for name, part in content["parts"].items():
@@ -86,8 +87,11 @@ def _cell(rows: list[dict[str, Any]], model: str, variant: str) -> str:
 def _syncs(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
-    lines = ["\n| model | host-device synchronizations of an update | of which |\n|---|---|---|"]
+    head = "| model | host-device synchronizations of an update | of which | launches |"
+    lines = [f"\n{head}\n|---|---|---|---|"]
     for row in rows:
-        named = ", ".join(f"{count} {name}" for name, count in row.get("by_name", {}).items())
-        lines.append(f"| {row['model']} | {row['syncs']} | {named or row.get('why', '')} |")
+        named = ", ".join(f"{count:.3g} {name}" for name, count in row.get("by_name", {}).items())
+        cells = [row["model"], f"{row['syncs']:.3g}" if "syncs" in row else "-"]
+        cells += [named or row.get("why", ""), f"{row.get('launches', 0):.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 # The time at which the launcher was started, on the clock of this machine.
 STARTED_VARIABLE = "MANY_RANKS_STARTED"
-COLLECTIVES = ("sum", "mean", "gather", "broadcast", "barrier")
+COLLECTIVES = ("sum", "mean", "gather", "exchange", "broadcast", "barrier")
 # What passes the collectives of others on.
 BETWEEN = ("hvd_yolo.comm", "hvd_yolo.watchdog.pulse")
 # Detections of an image, as a detector of 300 has after NMS on crowded images.

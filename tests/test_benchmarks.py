@@ -11,7 +11,11 @@ from tests.conftest import REPOSITORY, run_job
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 # What another benchmark starts on each rank, and runs with it.
-RANK_PROGRAMS = {"scaling_rank.py": "scaling.py", "gpu_check_rank.py": "gpu_check_parts.py"}
+RANK_PROGRAMS = {
+    "scaling_rank.py": "scaling.py",
+    "gpu_check_rank.py": "gpu_check_parts.py",
+    "many_ranks_rank.py": "many_ranks.py",
+}
 NEED_HOSTS = {"compression.py", "planner.py"}
 
 

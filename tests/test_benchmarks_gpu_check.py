@@ -1,6 +1,7 @@
 """What benchmarks/gpu_check.py promises beside its measurements: parts that end in time, a report
 that names its commit, and no figure of a pretend device among real ones."""
 
+import argparse
 import json
 import shutil
 import sys
@@ -9,7 +10,9 @@ import time
 import psutil
 import pytest
 
-from benchmarks.gpu_check_parts import Outcome, PartError, run
+from benchmarks import gpu_check
+from benchmarks.gpu_check_parts import Context, Outcome, PartError, run
+from benchmarks.gpu_check_rank import waits_of
 from benchmarks.gpu_check_report import BEGIN, END, write_report
 from benchmarks.results import REPOSITORY, commit
 
@@ -20,7 +23,10 @@ FOUND = {
         {"model": "yolov8x", "variant": "bf16", "why": "out of time"},
     ]),
     "syncs": Outcome("good", "2", [
-        {"model": "yolov8n", "syncs": 2, "by_name": {"cudaEventSynchronize": 2}},
+        {
+            "model": "yolov8n", "syncs": 2.0, "by_name": {"cudaEventSynchronize": 2.0},
+            "launches": 1000.5,
+        },
     ]),
 }  # fmt: skip
 SECONDS = {"rates": 200.0, "syncs": 3.0}
@@ -57,7 +63,7 @@ def test_a_report_replaces_its_own_part_of_the_document_alone(tmp_path):
     assert f"at commit `{commit(REPOSITORY)}`" in text
     assert "| yolov8n | 1234.5 (2.0) |" in text
     assert "| yolov8x | - |" in text
-    assert "| yolov8n | 2 | 2 cudaEventSynchronize |" in text
+    assert "| yolov8n | 2 | 2 cudaEventSynchronize | 1000 |" in text
     assert json.loads((tmp_path / "gpu_check.json").read_text())["is_pretend"] is False
 
 
@@ -69,3 +75,37 @@ def test_a_pretend_report_leaves_the_real_one_and_says_what_it_is(tmp_path):
     assert "PRETEND DEVICE" in file.read_text()
     assert file.name == "gpu_check.pretend.md"
     assert json.loads((tmp_path / "gpu_check.pretend.json").read_text())["is_pretend"] is True
+
+
+def test_waits_among_the_events_of_the_profiler():
+    names = [
+        "aten::conv2d", "cudaLaunchKernel", "cudaStreamWaitEvent", "cudaEventRecord",
+        "cudaMemcpyAsync", "cudaEventSynchronize", "cudaEventSynchronize", "cudaStreamSynchronize",
+        "cudaDeviceSynchronize", "cudaMemcpy", "Memcpy HtoD (Pinned -> Device)",
+    ]  # fmt: skip
+    expected = {
+        "cudaEventSynchronize": 2, "cudaStreamSynchronize": 1, "cudaDeviceSynchronize": 1,
+        "cudaMemcpy": 1,
+    }  # fmt: skip
+    assert waits_of(names) == expected
+    # The copy is the one that the stream was waited for.
+    blocking = "Memcpy DtoH (Device -> Pageable)"
+    assert waits_of([*names, blocking]) == expected
+    assert waits_of([*names, blocking, blocking]).total() == 6
+
+
+def test_a_part_that_raises_leaves_the_others(tmp_path, monkeypatch):
+    def raise_error(context, seconds):
+        return json.loads((context.folder / "not_there.json").read_text())
+
+    parts = {
+        "first": gpu_check.Part(raise_error, 5),
+        "second": gpu_check.Part(lambda context, seconds: Outcome("good", f"{seconds:.0f}"), 5),
+    }
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
+    asked = argparse.Namespace(parts="first,second", budget=60, pretend=True, smoke=True)
+    context = Context(is_pretend=True, folder=tmp_path, sizes=SIZES)
+    outcomes = gpu_check.run_parts(asked, context, "none")
+    assert outcomes["first"].status == "failed"
+    assert "FileNotFoundError" in outcomes["first"].detail
+    assert outcomes["second"] == Outcome("good", "25")
