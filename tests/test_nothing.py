@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from hvd_yolo.comm.single import SingleComm
 from hvd_yolo.config.data_options import num_unreadable_allowed
@@ -112,7 +113,9 @@ def test_a_run_that_ends_without_an_object_has_learned_nothing():
     tally = Tally(SingleComm(), 0.01, 8)
 
     def seen(images, objects, unreadable=0.0):
-        return SimpleNamespace(images_seen=images, objects=objects, unreadable=unreadable)
+        return SimpleNamespace(
+            images_seen=images, objects=torch.tensor(objects), unreadable=torch.tensor(unreadable)
+        )
 
     tally.check_learned(seen(8, 1.0))
     tally.check_learned(seen(8, 1.0, 1.0))

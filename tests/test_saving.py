@@ -60,7 +60,7 @@ def test_a_best_that_could_not_be_written_is_written_with_the_next(run, tmp_path
 def test_divisors_are_of_a_whole_update_and_an_empty_one_keeps_those_of_before():
     state = new_state(Config(data="shapes:8"), 6, CPU)
     state.term_names, state.loss_weights = ["cls"], torch.tensor([300.0, 40.0])
-    sums = torch.zeros(13, dtype=torch.float64)
+    sums = torch.zeros(14, dtype=torch.float64)
     sums[[0, -1]] = torch.tensor([12.0, 0.5], dtype=torch.float64)
     # One image of four: the next update is a whole one.
     assert next_weights(state, sums, 0.25).tolist() == [48.0, 40.0]

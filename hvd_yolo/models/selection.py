@@ -59,7 +59,7 @@ class PaddedDetections(Sequence[dict[str, Tensor]]):
         """Begin the copy to the host; it is not waited for."""
         if self._copy is None:
             # Into page-locked memory.
-            self._copy = self._packed.to("cpu", non_blocking=True)
+            self._copy = self._packed.detach().to("cpu", non_blocking=True)
             if self._packed.device.type == "cuda":
                 self._copied = torch.cuda.current_stream(self._packed.device).record_event()
 
