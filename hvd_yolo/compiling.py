@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hvd_yolo.models.losses import Losses, LossesOf
+from hvd_yolo.models.losses import Losses, LossesOf, as_losses
 from hvd_yolo.targets import PaddedTargets
 
 logger = logging.getLogger("hvd_yolo.compiling")
 
 # Shapes of batches: the sizes of multi-scale training, times the numbers of objects, times two for
-# the smaller batch at the end of an epoch. Beyond so many torch would no longer compile.
-_MOST_SHAPES = 256
+# the smaller batch at the end of an epoch.
+MAX_SHAPES = 256
 # In which calculate_time_spent() keeps the seconds of all compilation.
 _ALL_PHASES = "total_wall_time"
 
@@ -33,9 +33,10 @@ class CompiledLosses:
         from torch._dynamo.utils import calculate_time_spent
 
         self._seconds_by_phase = calculate_time_spent
-        # By itself torch gives up after eight.
-        torch._dynamo.config.recompile_limit = _MOST_SHAPES
-        torch._dynamo.config.accumulated_recompile_limit = 2 * _MOST_SHAPES
+        self._losses_of = losses_of
+        # By itself torch gives up after eight, without a word.
+        torch._dynamo.config.recompile_limit = MAX_SHAPES
+        torch._dynamo.config.accumulated_recompile_limit = 2 * MAX_SHAPES
 
         def plain(
             model: nn.Module, images: Tensor, boxes: Tensor, labels: Tensor, counts: Tensor
@@ -48,6 +49,7 @@ class CompiledLosses:
         self._compiled = torch.compile(plain, dynamic=False)
         self._shapes: set[tuple[Any, ...]] = set()
         self._is_new = False
+        self._has_warned = False
 
     def __call__(self, model: nn.Module, images: Tensor, targets: PaddedTargets) -> Losses:
         """See LossesOf."""
@@ -61,6 +63,16 @@ class CompiledLosses:
         boxes, labels = _padded_to_power(targets)
         shape = (*images.shape, labels.shape[1])
         self._is_new = shape not in self._shapes
+        if self._is_new and len(self._shapes) == MAX_SHAPES:
+            self._is_new = False
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "train.compile: batches of more than %d shapes; further ones are computed "
+                    "without compilation. Fewer sizes in --order.multi_scale make fewer",
+                    MAX_SHAPES,
+                )
+            return as_losses(self._losses_of(model, images, targets), len(images))
         self._shapes.add(shape)
         return Losses(*self._compiled(model, images, boxes, labels, targets.counts))
 

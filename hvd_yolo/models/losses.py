@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
-from hvd_yolo.models.assigners import places_of, task_aligned
+from hvd_yolo.models.assigners import assign_aligned, places_of
 from hvd_yolo.models.distances import Prediction, boxes_around, distance_loss
 from hvd_yolo.targets import PaddedTargets, pad_targets
 
@@ -93,7 +93,7 @@ def aligned_losses(
     points = prediction.points.to(dtype)
     padded = pad_targets(targets, dtype, logits.device)
     with torch.no_grad():
-        assigned = task_aligned(
+        assigned = assign_aligned(
             logits.sigmoid(), boxes_around(points, prediction.distances.to(dtype)) * strides,
             points * strides, padded.boxes, padded.labels, padded.is_real(), num_candidates, eps,
         )  # fmt: skip

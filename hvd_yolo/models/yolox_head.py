@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from hvd_yolo import boxes as box_ops
 from hvd_yolo.models import selection
-from hvd_yolo.models.assigners import MAX_CELLS, optimal_transport, places_of
+from hvd_yolo.models.assigners import MAX_CELLS, assign_cells, places_of
 from hvd_yolo.models.blocks import ConvNormAct, DepthwiseSeparable
 from hvd_yolo.models.class_rows import ClassRows
 from hvd_yolo.models.distances import grid_points
@@ -126,7 +126,7 @@ def cell_losses(prediction: CellPrediction, targets: Targets) -> Losses:
     boxes, logits = prediction.boxes(), prediction.logits
     padded = pad_targets(targets, dtype, logits.device)
     num_images, num_points, num_classes = logits.shape
-    assigned = optimal_transport(
+    assigned = assign_cells(
         logits, prediction.objectness, boxes, prediction.points * prediction.strides[:, None],
         prediction.strides, padded.boxes, padded.labels, padded.is_real(),
     )  # fmt: skip

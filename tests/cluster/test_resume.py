@@ -123,10 +123,11 @@ def test_resume_is_bitwise(undisturbed, tmp_path, moment, step, delay):
     [
         *(("--model", name) for name in ("yolov5n", "yolov10n", "yolo11n", "yolox-nano")),
         ("--optim.name", "lamb"),
+        ("--train.compile", "true"),
     ],
     ids=lambda choice: choice[1],
 )
-def test_resume_is_bitwise_for_every_family_and_with_lamb(tmp_path, choice):
+def test_resume_is_bitwise_for_every_family_with_lamb_and_compiled(tmp_path, choice):
     options = (*OPTIONS, *choice, "--max_updates", "8", "--eval.every", "0")
     train(2, tmp_path / "undisturbed", *options)
     folder = tmp_path / "killed"

@@ -37,9 +37,11 @@ def largest_difference(a, b):
     return max(differences)
 
 
-def check(tmp_path, sizes, options, reference_options=(), launcher="mpirun", bound=1e-9):
+def check(
+    tmp_path, sizes, options, reference_options=(), launcher="mpirun", bound=1e-9, updates=20
+):
     reference = weights_after(tmp_path / "reference", 1, *options, *reference_options)
-    assert reference["updates"] == 20
+    assert reference["updates"] == updates
     for size in sizes:
         found = weights_after(tmp_path / str(size), size, *options, launcher=launcher)
         difference = largest_difference(reference, found)
@@ -51,6 +53,14 @@ def check(tmp_path, sizes, options, reference_options=(), launcher="mpirun", bou
 @needs_mpi
 def test_13_images_on_1_2_3_5_ranks_with_sync_bn(tmp_path):
     check(tmp_path, (2, 3, 5), ("--global_batch", "13", "--train.sync_bn", "true"))
+
+
+@needs_mpi
+@LONG
+def test_13_images_with_compiled_arithmetic(tmp_path):
+    """Compilation takes minutes, and is found again by the ranks that come later."""
+    options = ("--global_batch", "13", "--train.freeze_bn", "true", "--train.compile", "true")
+    check(tmp_path, (2,), (*options, "--max_updates", "6"), updates=6)
 
 
 # Rates at which 20 updates do not blow rounding errors up: at 64 pixels and 7 images the gradient
